@@ -1,0 +1,41 @@
+"""Fast 2D convolution in readable Python: Numba kernels for NHWC arrays.
+
+Axes: ``n`` image, ``h w`` rows and columns, ``c`` input channel, ``k`` output channel, ``kh kw``
+taps of a kernel, ``i j`` output pixel. Weights are HWIO: ``(kh, kw, c, k)``.
+"""
+
+from fastconv.api import (
+    avg_pool2d,
+    conv2d,
+    conv2d_transpose,
+    depthwise_conv2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+    max_unpool2d,
+    resize2d,
+)
+from fastconv.plan import Plan, plan_conv2d, plan_conv2d_transpose
+from fastconv.system import show_config, warmup
+from fastconv.threads import get_num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Plan",
+    "avg_pool2d",
+    "conv2d",
+    "conv2d_transpose",
+    "depthwise_conv2d",
+    "get_num_threads",
+    "global_avg_pool2d",
+    "global_max_pool2d",
+    "max_pool2d",
+    "max_unpool2d",
+    "plan_conv2d",
+    "plan_conv2d_transpose",
+    "resize2d",
+    "set_num_threads",
+    "show_config",
+    "warmup",
+]

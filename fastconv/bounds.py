@@ -1,0 +1,295 @@
+"""Guaranteed bounds on rounding errors, for every element of a result.
+
+``|computed - reference| <= bound`` holds for any order of summation, with or without fused
+multiply-add, as long as the operands are finite and nothing overflows. A bound that is broken
+proves a mistake; there is no tolerance to choose. The reference's own rounding, in float64, is
+part of the bound.
+
+The tool is Higham's lemma: a term that passes ``t`` roundings changes by a factor ``1 + theta``
+with ``|theta| <= gamma(t) = t*u / (1 - t*u)``, where ``u`` is 2**-24 for float32 and 2**-53 for
+float64. So the error of a sum of products is at most ``gamma(t)`` times the sum of their absolute
+values, their magnitude. A clamp and a maximum round nothing and never enlarge an error.
+
+Source: N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd edition (2002),
+sections 2.1 (underflow), 3.1 and 3.4.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastconv import shapes
+from fastconv.cook_toom import F4_POINTS, cook_toom
+from fastconv.reference import resize_taps
+from fastconv.shapes import Pair
+from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d, Resize2d
+
+__all__ = ["conv2d", "conv2d_transpose", "gamma", "pool2d", "resize2d", "unit_roundoff"]
+
+Array = NDArray[np.float64]
+U64 = 2.0**-53
+SLACK = 1 + 2.0**-20  # covers the rounding of the bound itself
+CHUNK = 1 << 22  # numbers in one temporary array of the Winograd bound: 32 MiB
+
+
+def unit_roundoff(dtype: str) -> float:
+    """Give the largest relative error of one rounding: 2**-24 or 2**-53."""
+    return float(np.finfo(dtype).eps) / 2
+
+
+def gamma(roundings: ArrayLike, u: float) -> Array:
+    """``t*u / (1 - t*u)``: by how much ``t`` roundings change a term, relatively."""
+    tu = np.asarray(roundings, np.float64) * u
+    return tu / (1 - tu)
+
+
+def conv2d(
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None,
+    spec: Conv2d,
+    algorithm: Literal["direct", "winograd_f4"] = "direct",
+) -> Array:
+    """Bound for `fastconv.conv2d`.
+
+    Parameters
+    ----------
+    x, w, bias
+        The operands, NHWC and HWIO, read in the working precision.
+    spec : Conv2d
+        Its ``dtype`` is the working precision.
+    algorithm : "direct" or "winograd_f4"
+
+    Returns
+    -------
+    ndarray of float64, shape ``spec.out``
+
+    Raises
+    ------
+    ValueError
+        The algorithm is unknown or cannot compute ``spec``.
+
+    Notes
+    -----
+    Direct: an output sums ``n = kh*kw*c/groups`` products and the bias, so no term passes more
+    than ``n + 1`` roundings: ``gamma(n + 1) * (|x| * |w| + |bias|)``.
+
+    Winograd F(4x4, 3x3): the sum of what its four steps may add, from the transform matrices and
+    the transformed operands; the code of `_winograd_f4` is the derivation.
+    """
+    if algorithm not in ("direct", "winograd_f4"):
+        raise ValueError(f"bounds.conv2d: unknown algorithm {algorithm!r}")
+    images, w, b = _operands(x, w, bias, spec)
+    kh, kw, depth, k = spec.w
+    blocks = np.abs(w).reshape(kh, kw, depth, spec.groups, k // spec.groups).swapaxes(2, 3)
+    products = kh * kw * depth
+    y = np.zeros(spec.conv_out)
+    for n, image in enumerate(images):
+        magnitude = np.zeros(spec.conv_out[1:]) + np.abs(b)
+        for tap, pixels in _taps(np.abs(image), spec.w[:2], spec, spec.conv_out[1:3]):
+            magnitude += _matmul(pixels, blocks[tap])
+        if algorithm == "direct":
+            y[n] = _sum_error(products + 1, magnitude, spec.dtype)
+        else:
+            y[n] = gamma(products + 1, U64) * magnitude + _winograd_f4(image, w, b, spec)
+    if spec.pool:  # |max(a) - max(b)| <= max |a - b|
+        _, h, width, _ = spec.out
+        pairs = y[:, : 2 * h, : 2 * width].reshape(spec.x[0], h, 2, width, 2, k)
+        y = pairs.max(axis=(2, 4), initial=0)
+    return y * SLACK
+
+
+def conv2d_transpose(
+    x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: ConvTranspose2d
+) -> Array:
+    """Bound for `fastconv.conv2d_transpose`, shape ``spec.out``.
+
+    ``gamma(n + 1) * (sum |x*w| + |bias|)`` where ``n`` counts the taps that meet in the pixel,
+    times the input channels of a group.
+    """
+    images, w, b = _operands(x, w, bias, spec)
+    (sh, sw), (dh, dw) = spec.stride, spec.dilation
+    (_, h, width, c), (kh, kw, depth, _) = spec.x, spec.w
+    blocks = np.abs(w).reshape(kh, kw, depth, spec.groups, c // spec.groups)
+    blocks = blocks.transpose(0, 1, 3, 4, 2)
+    meeting, full = [], []
+    for axis in (0, 1):
+        size, out, before = spec.x[1 + axis], spec.out[1 + axis], spec.pad[axis][0]
+        starts = np.arange(size) * spec.stride[axis]
+        meets = np.add.outer(starts, np.arange(spec.w[axis]) * spec.dilation[axis])
+        # What is cropped is computed, too: it keeps the slices simple.
+        full.append(max(int(meets.max(initial=-1)) + 1, before + out))
+        meeting.append(np.bincount(meets.ravel(), minlength=full[-1])[before : before + out])
+    terms = np.multiply.outer(*meeting)[:, :, None] * (c // spec.groups)
+    (top, _), (left, _) = spec.pad
+    y = np.zeros(spec.out)
+    for n, image in enumerate(np.abs(images)):
+        total = np.zeros((*full, spec.out[3]))
+        for p, q in np.ndindex(kh, kw):
+            target = total[p * dh :: sh, q * dw :: sw][:h, :width]
+            target += _matmul(image, blocks[p, q])
+        magnitude = total[top : top + spec.out[1], left : left + spec.out[2]] + np.abs(b)
+        y[n] = _sum_error(terms + 1, magnitude, spec.dtype)
+    return y * SLACK
+
+
+def pool2d(x: ArrayLike, spec: Pool2d) -> Array:
+    """Bound for `fastconv.avg_pool2d`, shape ``spec.out``; a maximum is exact.
+
+    ``n`` pixels are added and divided by their count, or multiplied by its rounded reciprocal:
+    ``gamma(n + 1) * sum |x| / count``.
+    """
+    y = np.zeros(spec.out)
+    if spec.kind == "max":
+        return y
+    meeting, counted = [], []
+    for axis in (0, 1):
+        size, (before, after) = spec.x[1 + axis], spec.pad[axis]
+        starts = np.arange(spec.out[1 + axis]) * spec.stride[axis] - before
+        taps = np.add.outer(starts, np.arange(spec.size[axis]) * spec.dilation[axis])
+        meeting.append(np.sum((taps >= 0) & (taps < size), axis=1))
+        counted.append(np.sum(taps < size + after, axis=1))
+    terms = np.multiply.outer(*meeting)[:, :, None]
+    count = np.multiply.outer(*(counted if spec.count_include_pad else meeting))[:, :, None]
+    for n, image in enumerate(np.abs(_read(x, spec.x, spec.dtype))):
+        magnitude = np.zeros(spec.out[1:])
+        for _, pixels in _taps(image, spec.size, spec, spec.out[1:3]):
+            magnitude += pixels
+        y[n] = _sum_error(terms + 1, magnitude / count, spec.dtype)
+    return y * SLACK
+
+
+def resize2d(x: ArrayLike, spec: Resize2d) -> Array:
+    """Bound for `fastconv.resize2d`, shape ``spec.out``; nearest is exact.
+
+    Each axis is a sum of ``t`` pixels, 2 or in bicubic 4, times weights that were rounded once
+    from float64: ``gamma(2 * (t + 1)) * sum |weight_i * weight_j * x|``.
+    """
+    if spec.method == "nearest":
+        return np.zeros(spec.out)
+    t = 2 if spec.method == "bilinear" else 4
+    magnitude = np.abs(_read(x, spec.x, spec.dtype))
+    for axis in (1, 2):
+        size, out = spec.x[axis], spec.out[axis]
+        index, weight = np.zeros((t, out), int), np.zeros((t, out))
+        for i in range(out):
+            for tap, (pixel, h) in enumerate(
+                resize_taps(i, size, out, spec.method, spec.coordinates)
+            ):
+                index[tap, i], weight[tap, i] = pixel, abs(h)
+        weight = weight.reshape(t, out, *[1] * (3 - axis))
+        terms = [h * magnitude.take(i, axis) for i, h in zip(index, weight, strict=True)]
+        magnitude = np.sum(terms, axis=0)
+    return _sum_error(2 * (t + 1), magnitude, spec.dtype) * SLACK
+
+
+def _winograd_f4(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
+    """Bound of ``Y = AT @ sum_c(U * V) @ A + bias``, ``U = G @ w @ G.T``, ``V = BT @ x @ B``.
+
+    ``U`` is computed in float64 and rounded once, all else in the working precision. A term of a
+    linear combination of ``z`` numbers passes at most ``z + 2`` roundings: of its coefficient,
+    which may be a product of two, of its product, and of ``z - 1`` additions. Scaling rows of the
+    matrices by powers of two changes nothing. Tiles start at output pixel (0, 0).
+    """
+    (kh, kw, c, k), (_, out_h, out_w, _) = spec.w, spec.conv_out
+    if (kh, kw) != (3, 3) or {*spec.stride, *spec.dilation, spec.groups} != {1}:
+        raise ValueError(
+            "bounds.conv2d: winograd_f4 needs a 3x3 kernel with stride, dilation and groups of 1, "
+            f"got {kh}x{kw}, {spec.stride}, {spec.dilation} and {spec.groups}"
+        )
+    at, g, bt = (np.array(matrix, np.float64) for matrix in cook_toom(4, 3, F4_POINTS))
+    u, tiny = unit_roundoff(spec.dtype), float(np.finfo(spec.dtype).smallest_subnormal)
+    in_turns, out_turns = (
+        2 * (int(np.count_nonzero(matrix, axis=1).max()) + 2) for matrix in (bt, at)
+    )
+
+    # Errors of U: float64 in the transform (theirs, and ours in `u_abs`), then one rounding.
+    u_abs = np.abs(_transform(g, w)).reshape(36, c, k)
+    noise = gamma(3 * (9 + 4), U64) * _transform(np.abs(g), np.abs(w)).reshape(36, c, k)
+    u_error = u * u_abs + noise + tiny
+    u_most = u_abs + u_error
+
+    (top, _), (left, _) = spec.pad
+    down, across = -(-out_h // 4), -(-out_w // 4)
+    padded = np.zeros((4 * down + 2, 4 * across + 2, c))
+    inside = padded[top:, left:][: spec.x[1], : spec.x[2]]
+    inside += image[: inside.shape[0], : inside.shape[1]]
+    y = np.zeros((4 * down, 4 * across, k))
+    step = max(CHUNK // (36 * max(across * max(c, k), 1)), 1)
+    for first in range(0, down, step):
+        rows = padded[4 * first : 4 * (first + step) + 2]
+        tiles = np.lib.stride_tricks.sliding_window_view(rows, (6, 6), axis=(0, 1))[::4, ::4]
+        count = tiles.shape[0] * across
+        tiles = tiles.transpose(3, 4, 0, 1, 2).reshape(6, 6, count, c)
+
+        v_abs = np.abs(_transform(bt, tiles)).reshape(36, count, c)
+        turns = gamma(in_turns, u) + gamma(in_turns, U64)
+        v_error = turns * _transform(np.abs(bt), np.abs(tiles)).reshape(36, count, c) + tiny
+        v_most = v_abs + v_error
+
+        # Errors of the sum over channels: of V, of U, of the sum itself, and those that the
+        # output transform and the bias add, which are relative to the sum, too.
+        sums = gamma(c, u) + gamma(out_turns + 1, u) * (1 + gamma(c, u))
+        m_error = (v_error + sums * v_most) @ u_most + v_most @ u_error + c * tiny
+        error = _transform(np.abs(at), m_error.reshape(6, 6, count, k))
+        error = error.reshape(4, 4, -1, across, k).transpose(2, 0, 3, 1, 4)
+        y[4 * first : 4 * (first + step)] = error.reshape(-1, 4 * across, k)
+    return y[:out_h, :out_w] + gamma(out_turns + 1, u) * np.abs(bias) + out_turns * tiny
+
+
+def _transform(matrix: Array, blocks: Array) -> Array:
+    """``matrix @ block @ matrix.T`` over the first two axes."""
+    rows, side = matrix.shape
+    half = (matrix @ blocks.reshape(side, -1)).reshape(rows, side, -1)
+    return np.asarray(matrix @ half).reshape(rows, rows, *blocks.shape[2:])
+
+
+def _sum_error(roundings: int | NDArray[np.int64], magnitude: Array, dtype: str) -> Array:
+    """Error of a sum, of its reference, and what underflow of a product may add to both."""
+    relative = gamma(roundings, unit_roundoff(dtype)) + gamma(roundings, U64)
+    return relative * magnitude + roundings * float(np.finfo(dtype).smallest_subnormal)
+
+
+def _matmul(pixels: Array, blocks: Array) -> Array:
+    """Multiply (h, w, groups * c) by (groups, c, k): (h, w, groups * k)."""
+    h, w, _ = pixels.shape
+    groups, c, k = blocks.shape
+    grouped = pixels.reshape(h * w, groups, c).swapaxes(0, 1) @ blocks
+    return grouped.swapaxes(0, 1).reshape(h, w, groups * k)
+
+
+def _taps(
+    image: Array, kernel: Pair, spec: Conv2d | Pool2d, out: tuple[int, ...]
+) -> Iterator[tuple[Pair, Array]]:
+    """Each tap and the pixels that it meets, one for each window; 0 outside the image."""
+    pads = []
+    for size, count, taps, stride, dilation, (before, _) in zip(
+        image.shape, out, kernel, spec.stride, spec.dilation, spec.pad, strict=False
+    ):
+        needed = (count - 1) * stride + shapes.extent(taps, dilation)
+        pads.append((before, max(needed - before - size, 0)))
+    padded = np.pad(image, [*pads, (0, 0)])
+    for p, q in np.ndindex(*kernel):
+        rows = padded[p * spec.dilation[0] :: spec.stride[0]][: out[0]]
+        yield (p, q), rows[:, q * spec.dilation[1] :: spec.stride[1]][:, : out[1]]
+
+
+def _read(array: ArrayLike, shape: tuple[int, ...], dtype: str) -> Array:
+    array = np.asarray(array, dtype)
+    if array.shape != shape:
+        raise ValueError(f"bounds: the spec is for shape {shape}, got {array.shape}")
+    return array.astype(np.float64)
+
+
+def _operands(
+    x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: Conv2d | ConvTranspose2d
+) -> tuple[Array, Array, Array]:
+    channels = spec.out[3]
+    bias = np.zeros(channels) if bias is None else bias
+    return (
+        _read(x, spec.x, spec.dtype),
+        _read(w, spec.w, spec.dtype),
+        _read(bias, (channels,), spec.dtype),
+    )

@@ -1,0 +1,126 @@
+"""Direct convolution as an implicit matrix product: any kernel, stride, dilation and groups.
+
+A task is a few register tiles of output pixels; its rows are prepared once and used by every panel
+of output channels. Each output is summed over (row, column, channel) in that order, so its bits do
+not depend on the tile, the task or the thread that it falls to.
+
+What did not help: non-temporal stores; packing A for 1x1 kernels.
+"""
+
+import numpy as np
+
+from fastconv.cpu import pack
+from fastconv.cpu.job import Job, scratch
+from fastconv.cpu.kernels import Kernel, candidates
+from fastconv.cpu.simd import atomic_add, call, load_int, store_int
+from fastconv.cpu.tiles import fill_rows
+from fastconv.spec import Conv2d
+
+PATCH_BYTES = 512 << 10  # of L2, for the gathered rows of a task
+MAX_TILES = 16  # a task's tiles: enough to use a panel of weights from L1 again and again
+
+
+def direct(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, tiles, per_task,
+           pool, pixels, h, w, channels, oh, ow, cout, kh, kw, sh, sw, dh, dw, top, left, groups,
+           panels, panel_bytes, weights, bias, clamp, segments, nseg, length, item):  # fmt: skip
+    """Driver: tasks are runs of `per_task` tiles."""
+    window = 4 if pool else 1
+    outputs = mr // window
+    cin, kout = channels // groups, cout // groups
+    pixel, run = channels * item, cin * item
+    rows = scratch + thread * scratch_bytes
+    targets = rows + per_task * mr * 8
+    kinds = targets + per_task * outputs * 8
+    no_offset = kinds + per_task * 8
+    patches = no_offset + 64
+    store_int(no_offset, 0)
+    tasks = (tiles + per_task - 1) // per_task
+    while True:
+        task = atomic_add(counter, 1)
+        if task >= tasks:
+            break
+        first = task * per_task
+        count = min(per_task, tiles - first)
+        for t in range(count):
+            for i in range(outputs):
+                p = min((first + t) * outputs + i, pixels - 1)
+                store_int(targets + (t * outputs + i) * 8, out + p * cout * item)
+        for g in range(groups):
+            for t in range(count):
+                inside = fill_rows(
+                    rows + t * mr * 8, (first + t) * outputs, mr, pixels, pool, x, g * run, h, w,
+                    pixel, oh, ow, kh, kw, sh, sw, dh, dw, top, left,
+                    patches + t * mr * kh * kw * run, run)  # fmt: skip
+                store_int(kinds + t * 8, 1 if inside else 0)
+            for panel in range(panels):
+                b = weights + (g * panels + panel) * panel_bytes
+                start = bias + (g * panels + panel) * nr * item
+                shift = (g * kout + panel * nr) * item
+                valid = min(nr, kout - panel * nr)
+                for t in range(count):
+                    a, to = rows + t * mr * 8, targets + t * outputs * 8
+                    if load_int(kinds + t * 8) == 1:
+                        call(kernel, (a, segments, nseg, length, b, start, clamp, to, shift, valid))
+                    else:
+                        call(
+                            kernel,
+                            (a, no_offset, 1, kh * kw * cin, b, start, clamp, to, shift, valid),
+                        )
+
+
+JOB = Job(direct)
+
+
+def choose_kernel(kind: str, dtype: str, columns: int) -> Kernel:
+    """Least padding of the columns, then the widest tile."""
+    return min(candidates(kind, dtype), key=lambda k: -(-columns // k.nr) * k.nr)
+
+
+class Direct:
+    """A direct convolution, planned: packed weights and everything that depends on shapes."""
+
+    algorithm = "direct"
+
+    def __init__(self, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None) -> None:
+        n, h, width, c = spec.x
+        kh, kw, cin, k = spec.w
+        kout = k // spec.groups
+        item = np.dtype(spec.dtype).itemsize
+        self.kernel = choose_kernel("gemm_pool" if spec.pool else "gemm", spec.dtype, kout)
+        mr, nr = self.kernel.mr, self.kernel.nr
+        self.packed = pack.panels(w.reshape(kh * kw * cin, k), spec.groups, nr)
+        self._bias = pack.bias(bias, k, spec.groups, nr, spec.dtype)
+        self._clamp = pack.clamp(spec.activation, spec.dtype)
+        self._segments, length = pack.segments(spec)
+        pixels = n * spec.out[1] * spec.out[2]
+        outputs = mr // 4 if spec.pool else mr
+        tiles = -(-pixels // outputs)
+        patch = mr * kh * kw * cin * item
+        per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
+        self._scratch = -(-(per_task * (16 * mr + 8 + patch) + 128) // 4096) * 4096
+        self._template = JOB.pack(
+            scratch_bytes=self._scratch, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
+            per_task=per_task, pool=int(spec.pool), pixels=pixels, h=h, w=width, channels=c,
+            oh=spec.out[1], ow=spec.out[2], cout=k, kh=kh, kw=kw, sh=spec.stride[0],
+            sw=spec.stride[1], dh=spec.dilation[0], dw=spec.dilation[1], top=spec.pad[0][0],
+            left=spec.pad[1][0], groups=spec.groups, panels=-(-kout // nr),
+            panel_bytes=kh * kw * cin * nr * item, weights=self.packed.ctypes.data,
+            bias=self._bias.ctypes.data, clamp=self._clamp.ctypes.data,
+            segments=self._segments.ctypes.data, nseg=len(self._segments), length=length,
+            item=item,
+        )  # fmt: skip
+
+    def scratch_bytes(self, threads: int) -> int:
+        """Scratch memory of a run."""
+        return self._scratch * threads
+
+    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+        """Both arrays C-contiguous, of the plan's shapes and dtype."""
+        memory = scratch(self.scratch_bytes(threads))
+        JOB.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
+
+
+def supports(spec: Conv2d) -> str:
+    """Why this algorithm cannot serve `spec`; "" when it can."""
+    del spec
+    return ""

@@ -1,0 +1,59 @@
+"""What this machine is: CPU features and cache sizes, read once."""
+
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+from numba.core import config
+
+
+@cache
+def features() -> frozenset[str]:
+    """CPU features that Numba compiles for, as LLVM names them.
+
+    ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` restrict Numba, and so the kernels chosen here.
+    """
+    if config.CPU_FEATURES is not None:
+        text = config.CPU_FEATURES
+    elif config.CPU_NAME is not None:
+        return frozenset(_KNOWN_CPUS.get(config.CPU_NAME, ()))
+    else:
+        text = llvm.get_host_cpu_features().flatten()
+    return frozenset(flag[1:] for flag in text.split(",") if flag.startswith("+"))
+
+
+# The features that rows of `kernels.KERNELS` ask for, by CPU; other names get none of them.
+_KNOWN_CPUS = {
+    "skylake-avx512": ("avx512f",),
+    "icelake-server": ("avx512f",),
+    "sapphirerapids": ("avx512f",),
+    "znver4": ("avx512f",),
+    "znver5": ("avx512f",),
+}
+
+
+def has(feature: str) -> bool:
+    """True when `feature` is "" or one of this host's."""
+    return not feature or feature in features()
+
+
+@cache
+def cpu_name() -> str:
+    """LLVM's name of the CPU."""
+    return str(config.CPU_NAME or llvm.get_host_cpu_name())
+
+
+@cache
+def cache_bytes() -> tuple[int, int]:
+    """Sizes of one core's L2 and of the last-level cache; 1 and 8 MiB where unknown."""
+    sizes: dict[int, int] = {}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            size = (index / "size").read_text().strip()
+            sizes[int((index / "level").read_text())] = int(size.rstrip("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    l2 = sizes.get(2, 1 << 20)
+    return l2, max(sizes.get(3, 8 << 20), l2)

@@ -1,0 +1,58 @@
+"""Jobs: drivers that the thread pool runs, with parameters by name."""
+
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit
+
+from fastconv.cpu.native import Native, define
+from fastconv.cpu.pool import arena, run
+from fastconv.cpu.simd import load_ints
+
+COMMON = ("thread", "counter", "x", "out", "scratch")
+
+
+class Job(Native):
+    """A driver ``f(thread, counter, x, out, scratch, ...)`` of int64 arguments.
+
+    `counter` is the address of the task counter, `x` and `out` of the arrays, `scratch` of the
+    memory that all threads share. The other arguments are constants of a plan.
+    """
+
+    def __init__(self, driver: Callable[..., None]) -> None:
+        names = list(inspect.signature(driver).parameters)
+        if tuple(names[:5]) != COMMON:
+            raise TypeError(f"{driver.__name__}: the first arguments must be {COMMON}")
+        self.names = tuple(names[5:])
+        given = ", ".join(names[2:])
+        name = f"{driver.__name__}_job"
+        source = (
+            f"def {name}(parameters, thread):\n"
+            f"    {given} = load_ints(parameters + 8, {len(names) - 2})\n"
+            f"    driver(thread, parameters, {given})\n"
+        )
+        compiled = njit(nogil=True, error_model="numpy")(driver)
+        file = inspect.getfile(driver)
+        function = define(
+            name, source, driver.__module__, file, load_ints=load_ints, driver=compiled
+        )
+        super().__init__(function, 2)
+
+    def pack(self, **constants: int) -> np.ndarray:
+        """Template of a call's parameters: counter, x, out, scratch, then the constants."""
+        if constants.keys() != set(self.names):
+            wrong = sorted(constants.keys() ^ set(self.names))
+            raise TypeError(f"{self.name}: parameters missing or unknown: {wrong}")
+        return np.array([0, 0, 0, 0, *(constants[n] for n in self.names)], np.int64)
+
+    def run(self, template: np.ndarray, x: int, out: int, scratch: int, threads: int) -> None:
+        """Run the job on up to `threads` threads, with the arrays at these addresses."""
+        parameters = template.copy()  # its first number is the task counter
+        parameters[1:4] = x, out, scratch
+        run(self, parameters.ctypes.data, threads)
+
+
+def scratch(nbytes: int) -> int:
+    """Address of scratch memory for one call of the current Python thread."""
+    return arena.reserve(nbytes)

@@ -1,0 +1,351 @@
+"""The table of CPU micro-kernels, and the generators of their code.
+
+A micro-kernel is a row of `KERNELS`: dispatch, tests, warm-up and benchmarks iterate over it. All
+arguments are int64: addresses and byte offsets, or counts. The drivers (`direct`, `winograd`, ...)
+are written once and call micro-kernels by address, so a new tile is a new row and nothing else.
+
+Register tiles are `mr` rows (pixels) by `vectors` vectors (channels). 6x4, 12x2 and 14x2 reach
+99 % of the FMA peak on AVX-512; 7x4 spills. With 16 lanes split over two (AVX2) or four (NEON)
+registers, 6x1 fills 15 of 16 or 29 of 32.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fastconv.cpu import transforms
+from fastconv.cpu.host import has
+from fastconv.cpu.native import Native, define
+from fastconv.cpu.simd import LANES, Emitter, emitting
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One micro-kernel: what it does, its register tile, and the CPU feature it wants."""
+
+    kind: str  # a key of BUILDERS
+    dtype: str
+    mr: int = 1  # rows of the tile: pixels, or Winograd tiles
+    vectors: int = 1  # vectors of the tile: channels
+    needs: str = ""  # CPU feature as LLVM names it; "" = every host
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}_{self.dtype}_{self.mr}x{self.vectors}"
+
+    @property
+    def nr(self) -> int:
+        """Columns of the tile."""
+        return self.vectors * LANES[self.dtype]
+
+    @cached_property
+    def native(self) -> Native:
+        """The C function; compiled or read from the disk cache on first use."""
+        arguments, build = BUILDERS[self.kind]
+        names = ", ".join(f"a{i}" for i in range(arguments))
+        source = f"def {self.name}({names}):\n    emit(({names}))\n"
+        emit = emitting(lambda e, *args: build(self, e, *args), self.dtype)
+        return Native(define(self.name, source, __name__, __file__, emit=emit), arguments)
+
+    @property
+    def address(self) -> int:
+        return self.native.address
+
+
+# ------------------------------------------------------------------------------ matrix products
+def _accumulate(
+    e: Emitter, kernel: Kernel, acc: list[list[Any]], a: Callable[[int, int], Any], b: Any,
+    start: int, stop: int,
+) -> None:  # fmt: skip
+    """``acc[m][v] += A[m, k] * B[k, v]`` for k from `start` on; ``a(m, k)`` is an address."""
+    for k in range(start, stop):
+        row = [e.load(e.add(b, (k * kernel.vectors + v) * e.bytes)) for v in range(kernel.vectors)]
+        for m in range(kernel.mr):
+            splat = e.load_splat(a(m, k))
+            for v in range(kernel.vectors):
+                e.set(acc[m][v], e.fma(splat, row[v], e.get(acc[m][v])))
+
+
+def _implicit_gemm(
+    kernel: Kernel, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any, bias: Any
+) -> list[list[Any]]:
+    """Tile of ``bias + sum over segments, k of A[rows[m] + segments[s] + k] * B[s, k, :]``.
+
+    A convolution is this product with no im2col copy: a segment is a run of inputs that lie side
+    by side in memory (a kernel row times all channels), at the same offset from every pixel.
+    """
+    unroll = 4
+    acc = [
+        [e.variable(e.load(e.add(bias, v * e.bytes))) for v in range(kernel.vectors)]
+        for _ in range(kernel.mr)
+    ]
+    panel = e.variable(b)
+    step = kernel.vectors * e.bytes
+    main = e.ir.and_(length, e.const(-unroll))
+    with e.loop(nseg) as s:
+        offset = e.load_int(e.add(segments, e.mul(s, 8)))
+        base = [e.add(e.load_int(e.add(rows, 8 * m)), offset) for m in range(kernel.mr)]
+
+        def a(k: Any) -> Callable[[int, int], Any]:
+            shift = e.mul(k, e.itemsize)
+            return lambda m, u: e.add(e.add(base[m], shift), u * e.itemsize)
+
+        with e.loop(main, unroll) as k:
+            _accumulate(e, kernel, acc, a(k), e.get(panel), 0, unroll)
+            e.set(panel, e.add(e.get(panel), unroll * step))
+        # The rest of a segment, at most three: straight code keeps the row addresses in registers.
+        rest = e.ir.sub(length, main)
+        tail, at = e.get(panel), a(main)
+        for u in range(unroll - 1):
+            with e.ir.if_then(e.ir.icmp_signed(">", rest, e.const(u))):
+                _accumulate(e, kernel, acc, at, tail, u, u + 1)
+        e.set(panel, e.add(tail, e.mul(rest, step)))
+    return acc
+
+
+def _store_rows(e: Emitter, tile: list[list[Any]], targets: Any, shift: Any, valid: Any) -> None:
+    """Write row m of `tile` to ``targets[m] + shift``; only the first `valid` columns."""
+    vectors = len(tile[0])
+    full = e.ir.icmp_signed(">=", valid, e.const(vectors * e.lanes))
+    with e.ir.if_else(full) as (whole, partial):
+        with whole:
+            for m, row in enumerate(tile):
+                target = e.add(e.load_int(e.add(targets, 8 * m)), shift)
+                for v, value in enumerate(row):
+                    e.store(value, e.add(target, v * e.bytes))
+        with partial:
+            masks = [e.mask(valid, v * e.lanes) for v in range(vectors)]
+            for m, row in enumerate(tile):
+                target = e.add(e.load_int(e.add(targets, 8 * m)), shift)
+                for v, value in enumerate(row):
+                    e.store_masked(value, e.add(target, v * e.bytes), masks[v])
+
+
+def _gemm(
+    kernel: Kernel, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any,
+    bias: Any, clamp: Any, targets: Any, shift: Any, valid: Any,
+) -> None:  # fmt: skip
+    """Implicit GEMM, bias and clamp, `mr` pixels at once."""
+    acc = _implicit_gemm(kernel, e, rows, segments, nseg, length, b, bias)
+    low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
+    tile = [[e.clamp(e.get(slot), low, high) for slot in row] for row in acc]
+    _store_rows(e, tile, targets, shift, valid)
+
+
+def _gemm_pool(
+    kernel: Kernel, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any,
+    bias: Any, clamp: Any, targets: Any, shift: Any, valid: Any,
+) -> None:  # fmt: skip
+    """As `_gemm`, then the maximum of each four rows: the pixels of a 2x2 pooling window."""
+    acc = _implicit_gemm(kernel, e, rows, segments, nseg, length, b, bias)
+    low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
+    tile = []
+    for m in range(0, kernel.mr, 4):
+        quads = [[e.get(acc[m + i][v]) for i in range(4)] for v in range(kernel.vectors)]
+        top = [e.maximum(*quad) for quad in quads]
+        tile.append([e.clamp(value, low, high) for value in top])
+    _store_rows(e, tile, targets, shift, valid)
+
+
+def _panel_gemm(kernel: Kernel, e: Emitter, a: Any, depth: Any, b: Any, c: Any) -> None:
+    """``C[mr, nr] = A @ B`` with A packed ``[depth / lanes][mr][lanes]``: constant offsets only.
+
+    `depth` counts groups of `lanes` channels.
+    """
+    unroll = 4
+    zero = e.splat(0.0)
+    acc = [[e.variable(zero) for _ in range(kernel.vectors)] for _ in range(kernel.mr)]
+    panel_a, panel_b = e.variable(a), e.variable(b)
+    with e.loop(depth):
+        with e.loop(e.bytes, unroll * e.itemsize) as k:
+            column = e.add(e.get(panel_a), k)
+
+            def at(m: int, u: int, column: Any = column) -> Any:
+                return e.add(column, m * e.bytes + u * e.itemsize)
+
+            _accumulate(e, kernel, acc, at, e.get(panel_b), 0, unroll)
+            e.set(panel_b, e.add(e.get(panel_b), unroll * kernel.vectors * e.bytes))
+        e.set(panel_a, e.add(e.get(panel_a), kernel.mr * e.bytes))
+    for m in range(kernel.mr):
+        for v in range(kernel.vectors):
+            e.store(e.get(acc[m][v]), e.add(c, (m * kernel.vectors + v) * e.bytes))
+
+
+# ------------------------------------------------------------------------ one channel at a time
+def _channels(e: Emitter, count: Any, body: Callable[[Any, Any], None]) -> None:
+    """`body(byte offset, mask or None)` for every vector of channels; the last one is masked."""
+    whole = e.ir.and_(count, e.const(-e.lanes))
+    with e.loop(whole, e.lanes) as c:
+        body(e.mul(c, e.itemsize), None)
+    rest = e.ir.sub(count, whole)
+    with e.ir.if_then(e.ir.icmp_signed(">", rest, e.const(0))):
+        body(e.mul(whole, e.itemsize), e.mask(rest))
+
+
+def _load(e: Emitter, address: Any, mask: Any) -> Any:
+    return e.load(address) if mask is None else e.load_masked(address, mask)
+
+
+def _store(e: Emitter, value: Any, address: Any, mask: Any) -> None:
+    if mask is None:
+        e.store(value, address)
+    else:
+        e.store_masked(value, address, mask)
+
+
+def _depthwise(
+    kernel: Kernel, e: Emitter, rows: Any, taps: Any, ntaps: Any, channels: Any, w: Any,
+    bias: Any, clamp: Any, targets: Any,
+) -> None:  # fmt: skip
+    """``y[m, c] = clamp(bias[c] + sum_t x[rows[m] + taps[t], c] * w[t, c])`` for `mr` pixels."""
+    low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
+    stride = e.mul(channels, e.itemsize)
+
+    def body(offset: Any, mask: Any) -> None:
+        start = _load(e, e.add(bias, offset), mask)
+        acc = [e.variable(start) for _ in range(kernel.mr)]
+        base = [e.add(e.load_int(e.add(rows, 8 * m)), offset) for m in range(kernel.mr)]
+        weights = e.add(w, offset)
+        with e.loop(ntaps) as t:
+            tap = e.load_int(e.add(taps, e.mul(t, 8)))
+            weight = _load(e, e.add(weights, e.mul(stride, t)), mask)
+            for m in range(kernel.mr):
+                x = _load(e, e.add(base[m], tap), mask)
+                e.set(acc[m], e.fma(x, weight, e.get(acc[m])))
+        for m in range(kernel.mr):
+            target = e.add(e.load_int(e.add(targets, 8 * m)), offset)
+            _store(e, e.clamp(e.get(acc[m]), low, high), target, mask)
+
+    _channels(e, channels, body)
+
+
+# The window kernels share their arguments: taps ``image + rows[i] + columns[j]`` of one output
+# pixel, in bytes; weights and divisors of rows and columns; where values and indices go.
+def _tap_max(
+    kernel: Kernel, e: Emitter, image: Any, rows: Any, nrows: Any, columns: Any, ncolumns: Any,
+    row_weights: Any, column_weights: Any, row_divisor: Any, column_divisor: Any, channels: Any,
+    target: Any, indices: Any,
+) -> None:  # fmt: skip
+    """Largest of the taps; every window has at least one."""
+
+    def body(offset: Any, mask: Any) -> None:
+        base = e.add(image, offset)
+        best = e.variable(e.splat(float("-inf")))
+        with e.loop(nrows) as i:
+            row = e.add(base, e.load_int(e.add(rows, e.mul(i, 8))))
+            with e.loop(ncolumns) as j:
+                x = _load(e, e.add(row, e.load_int(e.add(columns, e.mul(j, 8)))), mask)
+                e.set(best, e.maximum(x, e.get(best)))
+        _store(e, e.get(best), e.add(target, offset), mask)
+
+    _channels(e, channels, body)
+
+
+def _tap_argmax(
+    kernel: Kernel, e: Emitter, image: Any, rows: Any, nrows: Any, columns: Any, ncolumns: Any,
+    row_weights: Any, column_weights: Any, row_divisor: Any, column_divisor: Any, channels: Any,
+    target: Any, indices: Any,
+) -> None:  # fmt: skip
+    """As `_tap_max`, and where it is in the image: the first of equals, the first NaN."""
+
+    def body(offset: Any, mask: Any) -> None:
+        # Start from the window's first tap, so that an all -inf window has an index too.
+        first = e.add(e.add(e.load_int(rows), e.load_int(columns)), offset)
+        best = e.variable(_load(e, e.add(image, first), mask))
+        where = e.variable(e.lane_numbers(e.ir.sdiv(first, e.const(e.itemsize))))
+        with e.loop(nrows) as i:
+            row = e.add(offset, e.load_int(e.add(rows, e.mul(i, 8))))
+            with e.loop(ncolumns) as j:
+                at = e.add(row, e.load_int(e.add(columns, e.mul(j, 8))))
+                x, old = _load(e, e.add(image, at), mask), e.get(best)
+                nan = e.ir.and_(
+                    e.ir.fcmp_unordered("uno", x, x), e.ir.fcmp_ordered("ord", old, old)
+                )
+                wins = e.ir.or_(e.ir.fcmp_ordered(">", x, old), nan)
+                e.set(best, e.ir.select(wins, x, old))
+                here = e.lane_numbers(e.ir.sdiv(at, e.const(e.itemsize)))
+                e.set(where, e.ir.select(wins, here, e.get(where)))
+        _store(e, e.get(best), e.add(target, offset), mask)
+        to = e.add(indices, e.mul(offset, 8 // e.itemsize))
+        e.store_masked(e.get(where), to, e.mask(e.const(e.lanes)) if mask is None else mask)
+
+    _channels(e, channels, body)
+
+
+def _tap_sum(
+    kernel: Kernel, e: Emitter, image: Any, rows: Any, nrows: Any, columns: Any, ncolumns: Any,
+    row_weights: Any, column_weights: Any, row_divisor: Any, column_divisor: Any, channels: Any,
+    target: Any, indices: Any,
+) -> None:  # fmt: skip
+    """``sum_i rw[i] * (sum_j cw[j] * tap[i, j]) / (row divisor * column divisor)``."""
+    zero = e.splat(0.0)
+    divisor = e.ir.fmul(e.load_splat(row_divisor), e.load_splat(column_divisor))
+
+    def body(offset: Any, mask: Any) -> None:
+        base = e.add(image, offset)
+        total, line = e.variable(zero), e.variable(zero)
+        with e.loop(nrows) as i:
+            row = e.add(base, e.load_int(e.add(rows, e.mul(i, 8))))
+            e.set(line, zero)
+            with e.loop(ncolumns) as j:
+                x = _load(e, e.add(row, e.load_int(e.add(columns, e.mul(j, 8)))), mask)
+                weight = e.load_splat(e.add(column_weights, e.mul(j, e.itemsize)))
+                e.set(line, e.fma(weight, x, e.get(line)))
+            weight = e.load_splat(e.add(row_weights, e.mul(i, e.itemsize)))
+            e.set(total, e.fma(weight, e.get(line), e.get(total)))
+        _store(e, e.ir.fdiv(e.get(total), divisor), e.add(target, offset), mask)
+
+    _channels(e, channels, body)
+
+
+# kind -> (number of arguments, builder)
+BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
+    "gemm": (10, _gemm),
+    "gemm_pool": (10, _gemm_pool),
+    "panel_gemm": (4, _panel_gemm),
+    "winograd_input": (7, transforms.winograd_input),
+    "winograd_output": (8, transforms.winograd_output),
+    "winograd_output_stream": (8, transforms.winograd_output_stream),
+    "winograd_output_pool": (8, transforms.winograd_output_pool),
+    "depthwise": (8, _depthwise),
+    "tap_max": (12, _tap_max),
+    "tap_argmax": (12, _tap_argmax),
+    "tap_sum": (12, _tap_sum),
+}
+
+# Wider tiles first: `candidates` keeps this order.
+KERNELS: tuple[Kernel, ...] = tuple(
+    Kernel(kind, dtype, mr, vectors, needs)
+    for dtype in ("float32", "float64")
+    for kind, mr, vectors, needs in (
+        ("gemm", 6, 4, "avx512f"),
+        ("gemm", 8, 3, "avx512f"),
+        ("gemm", 12, 2, "avx512f"),
+        ("gemm", 12, 1, "avx512f"),
+        ("gemm", 6, 1, ""),
+        ("gemm_pool", 12, 2, "avx512f"),
+        ("gemm_pool", 4, 1, ""),
+        ("panel_gemm", 14, 2, "avx512f"),
+        ("panel_gemm", 6, 4, "avx512f"),
+        ("panel_gemm", 6, 1, ""),
+        ("winograd_input", 1, 1, ""),
+        ("winograd_output", 1, 1, ""),
+        ("winograd_output_stream", 1, 1, ""),
+        ("winograd_output_pool", 1, 1, ""),
+        ("depthwise", 4, 1, ""),
+        ("tap_max", 1, 1, ""),
+        ("tap_argmax", 1, 1, ""),
+        ("tap_sum", 1, 1, ""),
+    )
+)
+
+
+def candidates(kind: str, dtype: str) -> list[Kernel]:
+    """Rows of one kind that this host can run, in the order of the table."""
+    return [k for k in KERNELS if (k.kind, k.dtype) == (kind, dtype) and has(k.needs)]
+
+
+def kernel(kind: str, dtype: str) -> Kernel:
+    """The first row of a kind."""
+    return candidates(kind, dtype)[0]

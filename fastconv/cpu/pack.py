@@ -1,0 +1,53 @@
+"""Layouts that the kernels read: weights in panels, padded biases, segment offsets. Pure functions.
+
+All results start on a cache line and are zero where they are padded, so kernels have no tail in
+the output channels until they store.
+"""
+
+import numpy as np
+
+from fastconv.memory import aligned_empty
+from fastconv.spec import ACTIVATIONS, Conv2d
+
+
+def panels(matrix: np.ndarray, groups: int, nr: int) -> np.ndarray:
+    """matrix[depth, groups * k] -> packed[groups, ceil(k / nr), depth, nr].
+
+        k:  0 1 2 3 | 4 5 . .      nr = 4; '.' are zeros
+    """  # fmt: skip
+    depth, columns = matrix.shape
+    k = columns // groups
+    count = -(-k // nr)
+    packed = aligned_empty((groups, count, depth, nr), matrix.dtype)
+    by_group = matrix.reshape(depth, groups, k)
+    for t in range(count):
+        valid = min(nr, k - t * nr)
+        packed[:, t, :, :valid] = by_group[:, :, t * nr : t * nr + valid].transpose(1, 0, 2)
+        packed[:, t, :, valid:] = 0
+    return packed
+
+
+def bias(values: np.ndarray | None, columns: int, groups: int, nr: int, dtype: str) -> np.ndarray:
+    """values[groups * k] -> packed[groups, ceil(k / nr), nr]; zeros without a bias."""
+    row = np.zeros(columns, dtype) if values is None else values
+    return panels(row.reshape(1, columns), groups, nr)
+
+
+def clamp(activation: str | None, dtype: str) -> np.ndarray:
+    """[low, high] of an activation."""
+    return np.array(ACTIVATIONS[activation], dtype)
+
+
+def segments(spec: Conv2d) -> tuple[np.ndarray, int]:
+    """Byte offsets of the runs that a pixel reads, from its first input, and their length.
+
+    A kernel row is one run of kw * c numbers where its taps touch; else each tap is a run.
+    """
+    _, _, w, c = spec.x
+    kh, kw, cin, _ = spec.w
+    item = np.dtype(spec.dtype).itemsize
+    rows = np.arange(kh, dtype=np.int64) * (spec.dilation[0] * w * c * item)
+    if spec.groups == 1 and (spec.dilation[1] == 1 or kw == 1):
+        return rows, kw * cin
+    columns = np.arange(kw, dtype=np.int64) * (spec.dilation[1] * c * item)
+    return (rows[:, None] + columns).reshape(-1), cin

@@ -1,0 +1,284 @@
+"""LLVM vectors for Numba: a thin builder, and intrinsics that emit what it builds.
+
+Numba's own vectoriser cannot keep a register tile alive across a loop (plain loops reach a
+quarter of the FMA peak here), so the micro-kernels state their vectors themselves. A vector is
+written with 16 float32 or 8 float64 lanes, whatever the host: LLVM splits it into two AVX2 or four
+NEON registers, and only the number of vectors in a tile changes from one host to the next.
+
+Addresses are plain ``int64`` numbers in bytes: kernels then have one signature style, compile
+without array types, and address beyond 2**31 elements.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+POINTER = ir.PointerType()
+ELEMENTS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+ITEMSIZE = {"float32": 4, "float64": 8}
+LANES = {"float32": 16, "float64": 8}  # one 64-byte vector
+
+
+class Emitter:
+    """Emits vector code of one element type at the position of an LLVM builder."""
+
+    def __init__(self, builder: Any, dtype: str) -> None:
+        self.ir = builder
+        self.element = ELEMENTS[dtype]
+        self.suffix = {"float32": "f32", "float64": "f64"}[dtype]
+        self.itemsize = ITEMSIZE[dtype]
+        self.lanes = LANES[dtype]
+        self.bytes = self.itemsize * self.lanes
+        self.vector = ir.VectorType(self.element, self.lanes)
+
+    # -- integers ---------------------------------------------------------------------------
+    def const(self, value: int) -> Any:
+        return ir.Constant(I64, value)
+
+    def add(self, a: Any, b: Any) -> Any:
+        b = self.const(b) if isinstance(b, int) else b
+        return self.ir.add(a, b)
+
+    def mul(self, a: Any, b: Any) -> Any:
+        b = self.const(b) if isinstance(b, int) else b
+        return self.ir.mul(a, b)
+
+    def load_int(self, address: Any) -> Any:
+        return self.ir.load(self.pointer(address), align=8, typ=I64)
+
+    # -- control ----------------------------------------------------------------------------
+    def variable(self, value: Any) -> Any:
+        """A stack slot that LLVM promotes to a register, holding `value`."""
+        slot = cgutils.alloca_once(self.ir, value.type)
+        self.ir.store(value, slot)
+        return slot
+
+    def get(self, slot: Any) -> Any:
+        return self.ir.load(slot, typ=slot.allocated_type)
+
+    def set(self, slot: Any, value: Any) -> None:
+        self.ir.store(value, slot)
+
+    @contextmanager
+    def loop(self, stop: Any, step: int = 1, start: Any = 0) -> Iterator[Any]:
+        """``for i in range(start, stop, step)``."""
+        stop = self.const(stop) if isinstance(stop, int) else stop
+        index = self.variable(self.const(start) if isinstance(start, int) else start)
+        head, body, end = (self.ir.append_basic_block(n) for n in ("head", "body", "end"))
+        self.ir.branch(head)
+        self.ir.position_at_end(head)
+        i = self.get(index)
+        self.ir.cbranch(self.ir.icmp_signed("<", i, stop), body, end)
+        self.ir.position_at_end(body)
+        yield i
+        self.set(index, self.add(i, step))
+        self.ir.branch(head)
+        self.ir.position_at_end(end)
+
+    # -- memory -----------------------------------------------------------------------------
+    def pointer(self, address: Any) -> Any:
+        return self.ir.inttoptr(address, POINTER)
+
+    def load(self, address: Any) -> Any:
+        """One vector; any alignment of whole elements."""
+        return self.ir.load(self.pointer(address), align=self.itemsize, typ=self.vector)
+
+    def store(self, value: Any, address: Any, streaming: bool = False) -> None:
+        """One vector. `streaming` bypasses the caches and needs 64-byte alignment."""
+        align = self.bytes if streaming else self.itemsize
+        instruction = self.ir.store(value, self.pointer(address), align=align)
+        if streaming:
+            module = self.ir.module
+            instruction.set_metadata("nontemporal", module.add_metadata([ir.Constant(I32, 1)]))
+
+    def load_splat(self, address: Any) -> Any:
+        """One element copied to every lane."""
+        scalar = self.ir.load(self.pointer(address), align=self.itemsize, typ=self.element)
+        return self._broadcast(scalar, self.vector)
+
+    def mask(self, count: Any, first: int = 0) -> Any:
+        """Lanes ``first + lane < count``."""
+        ints = ir.VectorType(I64, self.lanes)
+        lanes = ir.Constant(ints, [ir.Constant(I64, first + i) for i in range(self.lanes)])
+        return self.ir.icmp_signed("<", lanes, self._broadcast(count, ints))
+
+    def load_masked(self, address: Any, mask: Any) -> Any:
+        """One vector, zero in the lanes that the mask leaves out (their memory is not touched)."""
+        kinds = [POINTER, I32, mask.type, self.vector]
+        zero = ir.Constant(self.vector, None)
+        args = [self.pointer(address), ir.Constant(I32, self.itemsize), mask, zero]
+        return self._llvm(f"llvm.masked.load.{self._kind}.p0", self.vector, kinds, args)
+
+    def store_masked(self, value: Any, address: Any, mask: Any) -> None:
+        """The lanes that the mask selects, of a vector of elements or of int64."""
+        kinds = [value.type, POINTER, I32, mask.type]
+        args = [value, self.pointer(address), ir.Constant(I32, self.itemsize), mask]
+        kind = f"v{self.lanes}i64" if value.type.element == I64 else self._kind
+        self._llvm(f"llvm.masked.store.{kind}.p0", ir.VoidType(), kinds, args)
+
+    def lane_numbers(self, first: Any) -> Any:
+        """int64 vector ``first + lane``."""
+        ints = ir.VectorType(I64, self.lanes)
+        lanes = ir.Constant(ints, [ir.Constant(I64, i) for i in range(self.lanes)])
+        return self.ir.add(self._broadcast(first, ints), lanes)
+
+    def prefetch(self, address: Any) -> None:
+        args = [self.pointer(address), *(ir.Constant(I32, v) for v in (0, 3, 1))]
+        self._llvm("llvm.prefetch.p0", ir.VoidType(), [POINTER, I32, I32, I32], args)
+
+    # -- arithmetic -------------------------------------------------------------------------
+    def splat(self, value: float) -> Any:
+        return ir.Constant(self.vector, [ir.Constant(self.element, float(value))] * self.lanes)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """``a * b + c``: fused where the host can, two roundings where it cannot."""
+        return self._llvm(f"llvm.fmuladd.{self._kind}", self.vector, [self.vector] * 3, [a, b, c])
+
+    def clamp(self, x: Any, low: Any, high: Any) -> Any:
+        """``min(max(x, low), high)``; a NaN in `x` stays (ordered comparisons are false)."""
+        x = self.ir.select(self.ir.fcmp_ordered(">", low, x), low, x)
+        return self.ir.select(self.ir.fcmp_ordered("<", high, x), high, x)
+
+    def maximum(self, *values: Any) -> Any:
+        """The largest; NaN if there is one among them (whatever its payload)."""
+        largest = values[0]
+        for v in values[1:]:
+            largest = self.ir.select(self.ir.fcmp_ordered(">", largest, v), largest, v)
+        # One comparison finds a NaN in either of two values.
+        pairs = [values[i : i + 2] for i in range(0, len(values), 2)]
+        nan = [self.ir.fcmp_unordered("uno", p[0], p[-1]) for p in pairs]
+        return self.ir.select(reduce(self.ir.or_, nan), self.splat(math.nan), largest)
+
+    # -- helpers ----------------------------------------------------------------------------
+    @property
+    def _kind(self) -> str:
+        return f"v{self.lanes}{self.suffix}"
+
+    def _broadcast(self, scalar: Any, kind: Any) -> Any:
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.ir.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, kind.count), None)
+        return self.ir.shuffle_vector(first, undefined, zeros)
+
+    def _llvm(self, name: str, result: Any, kinds: list[Any], args: list[Any]) -> Any:
+        function = cgutils.get_or_insert_function(
+            self.ir.module, ir.FunctionType(result, kinds), name
+        )
+        return self.ir.call(function, args)
+
+
+def emitting(build: Callable[..., None], dtype: str) -> Any:
+    """Intrinsic ``emit(addresses)``: `build(Emitter, *addresses)` in place; a tuple of int64."""
+
+    @intrinsic
+    def emit(typing_context, addresses):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            build(Emitter(builder, dtype), *cgutils.unpack_tuple(builder, arguments[0]))
+            return context.get_dummy_value()
+
+        return types.void(addresses), codegen
+
+    return emit
+
+
+@intrinsic
+def call(typing_context, function, arguments):  # type: ignore[no-untyped-def]
+    """Call the C function ``void(int64, ...)`` at address `function` with a tuple of int64."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        unpacked = cgutils.unpack_tuple(builder, values[1])
+        kind = ir.FunctionType(ir.VoidType(), [I64] * len(unpacked))
+        # a typed pointer: the builder reads the callee's signature from it
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), unpacked)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), codegen
+
+
+@intrinsic
+def load_int(typing_context, address):  # type: ignore[no-untyped-def]
+    """The int64 at `address`."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.load(builder.inttoptr(values[0], POINTER), align=8, typ=I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def store_int(typing_context, address, value):  # type: ignore[no-untyped-def]
+    """Write the int64 `value` to `address`."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        builder.store(values[1], builder.inttoptr(values[0], POINTER), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_add(typing_context, address, value):  # type: ignore[no-untyped-def]
+    """Add `value` to the int64 at `address` and return what was there before."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.atomic_rmw(
+            "add", builder.inttoptr(values[0], I64.as_pointer()), values[1], "seq_cst"
+        )
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typing_context, address):  # type: ignore[no-untyped-def]
+    """The int64 at `address`, read anew and ordered with other threads' writes."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        return builder.load_atomic(builder.inttoptr(values[0], POINTER), "seq_cst", 8, typ=I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def copy_bytes(typing_context, target, source, count):  # type: ignore[no-untyped-def]
+    """memcpy: areas must not overlap."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        to, of = (builder.inttoptr(v, cgutils.voidptr_t) for v in values[:2])
+        cgutils.raw_memcpy(builder, to, of, values[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def zero_bytes(typing_context, target, count):  # type: ignore[no-untyped-def]
+    """memset to zero."""
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        to = builder.inttoptr(values[0], cgutils.voidptr_t)
+        cgutils.memset(builder, to, values[1], 0)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_ints(typing_context, address, count):  # type: ignore[no-untyped-def]
+    """The `count` (a constant) int64 numbers from `address` on, as a tuple."""
+    kind = types.UniTuple(types.int64, count.literal_value)
+
+    def codegen(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        base = builder.inttoptr(values[0], I64.as_pointer())
+        loaded = [
+            builder.load(builder.gep(base, [ir.Constant(I64, i)]), align=8) for i in range(kind.count)
+        ]
+        return context.make_tuple(builder, kind, loaded)
+
+    return kind(types.int64, count), codegen

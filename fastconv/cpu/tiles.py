@@ -1,0 +1,89 @@
+"""Shared by the implicit-GEMM drivers: which inputs the rows of a register tile read.
+
+A tile is `mr` consecutive output pixels in (n, row, column) order; tiles run over row ends and
+image ends, so small maps fill them as well as large ones. Each row is the address of its first
+input; the kernel adds the same segment offsets to every row. Where a pixel's receptive field
+leaves the image, all rows of the tile are gathered into zero-padded patches instead: the
+activation as a whole is never copied.
+"""
+
+from numba import njit
+
+from fastconv.cpu.simd import copy_bytes, store_int, zero_bytes
+
+inlined = njit(nogil=True, error_model="numpy")
+
+
+@inlined
+def gather(patch, image, iy, ix, h, w, pixel, run, kh, kw, dh, dw):
+    """Copy the receptive field at (iy, ix) to `patch`, `run` bytes a tap, zeros outside."""
+    for p in range(kh):
+        row = iy + p * dh
+        if row < 0 or row >= h:
+            zero_bytes(patch, kw * run)
+        elif dw == 1 and run == pixel:  # the taps of a row touch: copy those inside at once
+            first, last = min(max(-ix, 0), kw), max(min(w - ix, kw), 0)
+            zero_bytes(patch, first * run)
+            if first < last:
+                source = image + (row * w + ix + first) * pixel
+                copy_bytes(patch + first * run, source, (last - first) * run)
+            last = max(first, last)
+            zero_bytes(patch + last * run, (kw - last) * run)
+        else:
+            for q in range(kw):
+                column = ix + q * dw
+                if 0 <= column < w:
+                    copy_bytes(patch + q * run, image + (row * w + column) * pixel, run)
+                else:
+                    zero_bytes(patch + q * run, run)
+        patch += kw * run
+
+
+@inlined
+def fill_rows(rows, first, mr, pixels, pool, x, offset, h, w, pixel, oh, ow,
+              kh, kw, sh, sw, dh, dw, top, left, patches, run):  # fmt: skip
+    """Write the addresses of a tile's rows; True when they point into `x`, not into patches.
+
+    The tile's outputs are `first`, `first` + 1, ...; with `pool` each of them has four rows, the
+    window of a 2x2 pool. Rows beyond the last output repeat it: same sums, same place. `pixel` is
+    the size of a pixel in bytes; `offset` and `run` select a group's channels in it.
+    """
+    window = 4 if pool else 1
+    count = mr // window
+    n, rest = divmod(first, oh * ow)
+    oy, ox = divmod(rest, ow)
+    inside = True
+    reach_y, reach_x = (kh - 1) * dh, (kw - 1) * dw
+    at = rows
+    for i in range(count):
+        base = x + n * h * w * pixel + offset
+        for k in range(window):
+            iy, ix = oy * sh - top, ox * sw - left
+            if pool:
+                iy, ix = (2 * oy + (k >> 1)) * sh - top, (2 * ox + (k & 1)) * sw - left
+            if iy < 0 or ix < 0 or iy + reach_y >= h or ix + reach_x >= w:
+                inside = False
+            store_int(at, base + (iy * w + ix) * pixel)
+            at += 8
+        if first + i < pixels - 1:
+            ox += 1
+            if ox == ow:
+                ox = 0
+                oy += 1
+                if oy == oh:
+                    oy = 0
+                    n += 1
+    if inside:
+        return True
+    for m in range(mr):
+        p = min(first + m // window, pixels - 1)
+        n, rest = divmod(p, oh * ow)
+        oy, ox = divmod(rest, ow)
+        iy, ix = oy * sh - top, ox * sw - left
+        if pool:
+            k = m & 3
+            iy, ix = (2 * oy + (k >> 1)) * sh - top, (2 * ox + (k & 1)) * sw - left
+        patch = patches + m * kh * kw * run
+        gather(patch, x + n * h * w * pixel + offset, iy, ix, h, w, pixel, run, kh, kw, dh, dw)
+        store_int(rows + 8 * m, patch)
+    return False

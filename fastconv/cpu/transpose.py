@@ -1,0 +1,197 @@
+"""Transposed convolution by row phases: dense matrix products, no zero insertion, no col2im.
+
+With the kernel padded to M * s taps an axis, output row ``q * s + r`` (phase r) depends on input
+rows q - M + 1 ... q, and the s * k output numbers of position p on input columns p - M + 1 ... p.
+So each row phase is a stride-1 convolution of M x M taps with ``s * k`` output channels, which lie
+side by side in memory; all phases share the rows of a tile.
+"""
+
+import numpy as np
+
+from fastconv.cpu import pack
+from fastconv.cpu.direct import MAX_TILES, PATCH_BYTES, choose_kernel
+from fastconv.cpu.job import Job, scratch
+from fastconv.cpu.simd import atomic_add, call, copy_bytes, load_int, store_int
+from fastconv.cpu.tiles import fill_rows, inlined
+from fastconv.spec import ConvTranspose2d
+
+
+@inlined
+def copy_clipped(source, out_row, first, valid, limit, item):
+    """Numbers first ... first + valid of an output row, as far as the row reaches."""
+    low, high = max(first, 0), min(first + valid, limit)
+    if low < high:
+        copy_bytes(out_row + low * item, source + (low - first) * item, (high - low) * item)
+
+
+@inlined
+def scatter_group(source, out_row, p, sw, left, ow, cout, offset, kout, column, valid, item):
+    """As `copy_clipped` where a group's channels are only a part of each pixel."""
+    for i in range(valid):
+        rx, k = divmod(column + i, kout)
+        ox = p * sw + rx - left
+        if 0 <= ox < ow:
+            copy_bytes(out_row + (ox * cout + offset + k) * item, source + i * item, item)
+
+
+def transpose(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, tiles, per_task,
+              pixels, h, w, channels, qh, qw, oh, ow, cout, mh, mw, sh, sw, top, left, groups,
+              panels, panel_bytes, weights, bias, clamp, segments, nseg, length,
+              item):  # fmt: skip
+    """Driver: tasks are runs of tiles of positions (q, p), for all phases and panels."""
+    cin, kout = channels // groups, cout // groups
+    pixel, run = channels * item, cin * item
+    columns = sw * kout
+    rows = scratch + thread * scratch_bytes
+    kinds = rows + per_task * mr * 8
+    targets = kinds + per_task * 8
+    no_offset = targets + mr * 8
+    spill = no_offset + 64
+    patches = spill + mr * nr * item
+    store_int(no_offset, 0)
+    tasks = (tiles + per_task - 1) // per_task
+    while True:
+        task = atomic_add(counter, 1)
+        if task >= tasks:
+            break
+        first = task * per_task
+        count = min(per_task, tiles - first)
+        for g in range(groups):
+            for t in range(count):
+                inside = fill_rows(
+                    rows + t * mr * 8, (first + t) * mr, mr, pixels, 0, x, g * run, h, w, pixel,
+                    qh, qw, mh, mw, 1, 1, 1, 1, mh - 1, mw - 1,
+                    patches + t * mr * mh * mw * run, run)  # fmt: skip
+                store_int(kinds + t * 8, 1 if inside else 0)
+            for phase_panel in range(sh * panels):
+                r, panel = divmod(phase_panel, panels)
+                column = panel * nr
+                valid = min(nr, columns - column)
+                b = weights + ((g * sh + r) * panels + panel) * panel_bytes
+                start = bias + (g * panels + panel) * nr * item
+                for t in range(count):
+                    q0, p0 = divmod((first + t) * mr, qw)
+                    n0, q0 = divmod(q0, qh)
+                    direct = groups == 1
+                    n, q, p = n0, q0, p0
+                    for m in range(mr):
+                        oy, at = q * sh + r - top, (p * sw - left) * cout + column
+                        if direct and 0 <= oy < oh and at >= 0 and at + valid <= ow * cout:
+                            to = out + ((n * oh + oy) * ow * cout + at) * item
+                        else:
+                            to = spill + m * nr * item
+                        store_int(targets + 8 * m, to)
+                        if (first + t) * mr + m < pixels - 1:
+                            p += 1
+                            if p == qw:
+                                p = 0
+                                q += 1
+                                if q == qh:
+                                    q = 0
+                                    n += 1
+                    a = rows + t * mr * 8
+                    if load_int(kinds + t * 8) == 1:
+                        call(kernel, (a, segments, nseg, length, b, start, clamp, targets, 0, valid))
+                    else:
+                        call(kernel,
+                             (a, no_offset, 1, mh * mw * cin, b, start, clamp, targets, 0, valid))  # fmt: skip
+                    n, q, p = n0, q0, p0
+                    for m in range(min(mr, pixels - (first + t) * mr)):
+                        source = spill + m * nr * item
+                        oy = q * sh + r - top
+                        if load_int(targets + 8 * m) == source and 0 <= oy < oh:
+                            row = out + (n * oh + oy) * ow * cout * item
+                            if direct:
+                                at = (p * sw - left) * cout + column
+                                copy_clipped(source, row, at, valid, ow * cout, item)
+                            else:
+                                scatter_group(source, row, p, sw, left, ow, cout, g * kout, kout,
+                                              column, valid, item)  # fmt: skip
+                        p += 1
+                        if p == qw:
+                            p = 0
+                            q += 1
+                            if q == qh:
+                                q = 0
+                                n += 1
+
+
+JOB = Job(transpose)
+
+
+class Transpose:
+    """A transposed convolution, planned."""
+
+    algorithm = "direct"
+
+    def __init__(self, spec: ConvTranspose2d, w: np.ndarray, bias: np.ndarray | None) -> None:
+        n, h, width, c = spec.x
+        _, oh, ow, k = spec.out
+        sh, sw = spec.stride
+        dtype, groups = spec.dtype, spec.groups
+        item = np.dtype(dtype).itemsize
+        kout = k // groups
+        phases, (mh, mw) = phase_weights(w, spec)  # [groups][sh][mh * mw * cin][sw * kout]
+        self.kernel = choose_kernel("gemm", dtype, sw * kout)
+        mr, nr = self.kernel.mr, self.kernel.nr
+        depth = phases.shape[2]
+        columns = np.moveaxis(phases.reshape(groups * sh, depth, sw * kout), 0, 1)
+        self.packed = pack.panels(columns.reshape(depth, -1), groups * sh, nr)
+        values = np.zeros(k, dtype) if bias is None else bias
+        tiled = np.tile(values.reshape(groups, 1, kout), (1, sw, 1))
+        self._bias = pack.bias(tiled.reshape(-1), groups * sw * kout, groups, nr, dtype)
+        self._clamp = pack.clamp(spec.activation, dtype)
+        self._segments, length = self._runs(spec, mh, mw)
+        # Every position with an output: some meet no input (output padding), some are cropped.
+        qh, qw = -(-(oh + spec.pad[0][0]) // sh), -(-(ow + spec.pad[1][0]) // sw)
+        pixels = n * qh * qw
+        tiles = -(-pixels // mr)
+        patch = mr * depth * item
+        per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
+        private = per_task * (8 * mr + 8 + patch) + 8 * mr + 64 + mr * nr * item + 128
+        self._scratch = -(-private // 4096) * 4096
+        self._template = JOB.pack(
+            scratch_bytes=self._scratch, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
+            per_task=per_task, pixels=pixels, h=h, w=width, channels=c, qh=qh, qw=qw, oh=oh, ow=ow,
+            cout=k, mh=mh, mw=mw, sh=sh, sw=sw, top=spec.pad[0][0], left=spec.pad[1][0],
+            groups=groups, panels=self.packed.shape[1], panel_bytes=depth * nr * item,
+            weights=self.packed.ctypes.data, bias=self._bias.ctypes.data,
+            clamp=self._clamp.ctypes.data, segments=self._segments.ctypes.data,
+            nseg=len(self._segments), length=length, item=item,
+        )  # fmt: skip
+
+    @staticmethod
+    def _runs(spec: ConvTranspose2d, mh: int, mw: int) -> tuple[np.ndarray, int]:
+        """As `pack.segments`, for mh x mw dense taps."""
+        _, _, width, c = spec.x
+        item = np.dtype(spec.dtype).itemsize
+        rows = np.arange(mh, dtype=np.int64) * (width * c * item)
+        if spec.groups == 1:
+            return rows, mw * c
+        columns = np.arange(mw, dtype=np.int64) * (c * item)
+        return (rows[:, None] + columns).reshape(-1), c // spec.groups
+
+    def scratch_bytes(self, threads: int) -> int:
+        """Scratch memory of a run."""
+        return self._scratch * threads
+
+    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+        """Both arrays C-contiguous, of the plan's shapes and dtype."""
+        memory = scratch(self.scratch_bytes(threads))
+        JOB.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
+
+
+def phase_weights(w: np.ndarray, spec: ConvTranspose2d) -> tuple[np.ndarray, tuple[int, int]]:
+    """w[kh, kw, kout, c] -> [groups][sh][mh * mw * cin][sw * kout], and (mh, mw).
+
+    Taps are in the order of the inputs that they meet: input row q - mh + 1 + i meets tap
+    ``(mh - 1 - i) * sh + r``.
+    """
+    kh, kw, kout, c = w.shape
+    (sh, sw), (dh, dw), groups = spec.stride, spec.dilation, spec.groups
+    mh, mw = -(-((kh - 1) * dh + 1) // sh), -(-((kw - 1) * dw + 1) // sw)
+    dense = np.zeros((mh * sh, mw * sw, kout, c), w.dtype)
+    dense[: (kh - 1) * dh + 1 : dh, : (kw - 1) * dw + 1 : dw] = w
+    taps = dense.reshape(mh, sh, mw, sw, kout, groups, c // groups)[::-1, :, ::-1]
+    ordered = taps.transpose(5, 1, 0, 2, 6, 3, 4)  # group, r, i, j, c, rx, k
+    return ordered.reshape(groups, sh, mh * mw * (c // groups), sw * kout), (mh, mw)

@@ -1,0 +1,16 @@
+"""Memory that starts on a cache line."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+CACHE_LINE = 64
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Uninitialised array whose first byte is on a cache line, as streaming stores need."""
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(nbytes + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + nbytes].view(dtype).reshape(shape)

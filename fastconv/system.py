@@ -1,0 +1,60 @@
+"""What runs here, and compiling it ahead of time."""
+
+import importlib
+import platform
+import sys
+from typing import TextIO
+
+from fastconv.threads import available_cpus, get_num_threads
+
+
+def show_config() -> None:
+    """Print versions, CPU, threads, the chosen kernels and the folder of compiled code."""
+    import numba
+    import numpy
+
+    host = importlib.import_module("fastconv.cpu.host")
+    kernels = importlib.import_module("fastconv.cpu.kernels")
+    native = importlib.import_module("fastconv.cpu.native")
+    l2, last = host.cache_bytes()
+    usable = [k.name for k in kernels.KERNELS if host.has(k.needs) and k.dtype == "float32"]
+    print(f"python {platform.python_version()}, numpy {numpy.__version__}, numba {numba.__version__}")
+    print(f"cpu {host.cpu_name()}, L2 {l2 >> 10} KiB, last level {last >> 10} KiB")
+    print(f"threads {get_num_threads()} of {available_cpus()} available")
+    print(f"float32 kernels: {', '.join(usable)}")
+    print(f"compiled code in {native.cache_folder() or 'memory only: no folder can be written'}")
+
+
+def warmup(progress: bool = False, file: TextIO | None = None) -> int:
+    """Compile every kernel of this machine, or read it from the disk cache.
+
+    Later processes then start without compiling. ``python -m fastconv warmup`` does the same.
+
+    Parameters
+    ----------
+    progress : bool
+        Show a progress bar.
+    file : text file, optional
+        Where the bar goes; default: standard error.
+
+    Returns
+    -------
+    int
+        Number of functions.
+    """
+    stream = sys.stderr if file is None else file
+    host = importlib.import_module("fastconv.cpu.host")
+    kernels = importlib.import_module("fastconv.cpu.kernels")
+    backend = importlib.import_module("fastconv.cpu")
+    natives = [
+        *backend.NATIVE,
+        *(k.native for k in kernels.KERNELS if host.has(k.needs)),
+    ]
+    for i, native in enumerate(natives, 1):
+        _ = native.address
+        if progress:
+            filled = "#" * (30 * i // len(natives))
+            end = "\n" if i == len(natives) else "\r"
+            print(f"[{filled:<30}] {i}/{len(natives)} {native.name:<40}", end=end, file=stream)
+            stream.flush()
+    return len(natives)
