@@ -21,14 +21,14 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @_compiled
-def _under(x, tap, width, i, j, count):  # type: ignore[no-untyped-def]
+def _under(x, tap, width, i, j, count):
     """The elements of `x` that tap number `tap` meets for ``y[i, j : j + count]``."""
     column = j + tap % width
     return x[i + tap // width, column : column + count]
 
 
 @_compiled
-def correlate_valid(x, w, y):  # type: ignore[no-untyped-def]
+def correlate_valid(x, w, y):
     """``y[i, j] = sum_pq w[p, q] * x[i + p, j + q]``; all three C-contiguous and of one dtype.
 
     Each element adds its taps in raster order, whatever the shape of `y`, so results do not depend

@@ -42,9 +42,8 @@ def conv2d(
 
     As in every deep-learning library this is cross-correlation: the kernel is not flipped::
 
-        y[n, i, j, k] = act(bias[k] + sum over p, q, c of
-                            x[n, i * stride + p * dilation - top, j * stride + q * dilation - left, c]
-                            * w[p, q, c, k])
+        y[n, i, j, k] = act(bias[k] + sum over p, q, c of x[n, row, column, c] * w[p, q, c, k])
+        row, column = i * stride + p * dilation - top, j * stride + q * dilation - left
 
     with zeros outside of `x`. A plan (`plan_conv2d`) packs the weights once for many calls.
 
@@ -113,7 +112,8 @@ def conv2d_transpose(
 
     Every input adds a scaled copy of the kernel to the full result, which is then cropped::
 
-        full[n, i * stride + p * dilation, j * stride + q * dilation, k] += x[n, i, j, c] * w[p, q, k, c]
+        full[n, row, column, k] += x[n, i, j, c] * w[p, q, k, c]    for all i, j, p, q, c
+        row, column = i * stride + p * dilation, j * stride + q * dilation
         y[n, i, j, k] = act(bias[k] + full[n, i + top, j + left, k])
 
     Parameters
@@ -209,7 +209,7 @@ def _windows(
         busy = threads if executor.work >= 1 << 16 else 1
         executor.run(image, target, busy, indices)
 
-    return np.asarray(into(out, spec.out, x, op, run))
+    return into(out, spec.out, x, op, run)
 
 
 def _pool_spec(
@@ -222,14 +222,14 @@ def _pool_spec(
     dilation = shapes.pair(dilation, "dilation", op)
     pad = shapes.resolve_padding(padding, x.shape[1:3], size, stride, dilation, op)
     try:
-        out_hw = tuple(
+        oh, ow = (
             shapes.conv_out(*axis, ceil_mode)
             for axis in zip(x.shape[1:3], size, stride, pad, dilation, strict=True)
         )
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
     return Pool2d(
-        x.shape, kind, size, stride, pad, dilation, out_hw, count_include_pad, x.dtype.name
+        x.shape, kind, size, stride, pad, dilation, (oh, ow), count_include_pad, x.dtype.name
     )
 
 

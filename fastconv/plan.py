@@ -133,7 +133,9 @@ def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = N
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def into(out: np.ndarray | None, shape: tuple[int, ...], x: np.ndarray, op: str, run: Any) -> Any:
+def into(
+    out: np.ndarray | None, shape: tuple[int, ...], x: np.ndarray, op: str, run: Any
+) -> np.ndarray:
     """Run ``run(x, target)`` on C-contiguous arrays; `target` is `out` where that can be."""
     if out is not None:
         if not isinstance(out, np.ndarray):
@@ -151,6 +153,13 @@ def into(out: np.ndarray | None, shape: tuple[int, ...], x: np.ndarray, op: str,
     if out is not None and target is not out:
         out[...] = target
     return target if out is None else out
+
+
+def _four(shape: Any, op: str) -> tuple[int, int, int, int]:
+    if len(shape) != 4:
+        raise ValueError(f"{op}: x must have 4 axes (n, h, w, c), got shape {tuple(shape)}")
+    n, h, w, c = shape
+    return n, h, w, c
 
 
 def check_weights(w: Any, bias: Any, outputs: Any, dtype: str, op: str) -> tuple[Any, Any]:
@@ -199,12 +208,13 @@ def plan_conv2d(
     w, bias = check_weights(w, bias, lambda w: w.shape[3], dtype, op)
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
-    if len(x_shape) != 4:
-        raise ValueError(f"{op}: x must have 4 axes (n, h, w, c), got shape {tuple(x_shape)}")
-    stride, dilation = (shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation")))
-    pad = shapes.resolve_padding(padding, x_shape[1:3], w.shape[:2], stride, dilation, op)
+    n, h, width, c = _four(x_shape, op)
+    stride, dilation = (
+        shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation"))
+    )
+    pad = shapes.resolve_padding(padding, (h, width), w.shape[:2], stride, dilation, op)
     spec = Conv2d(
-        tuple(x_shape), w.shape, stride, pad, dilation, groups, activation, bool(pool), dtype
+        (n, h, width, c), w.shape, stride, pad, dilation, groups, activation, bool(pool), dtype
     )
     module = backend(device, op)
     if algorithm not in module.NAMES:
@@ -246,14 +256,15 @@ def plan_conv2d_transpose(
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
     w, bias = check_weights(w, bias, lambda w: w.shape[2] * groups, dtype, op)
-    if len(x_shape) != 4:
-        raise ValueError(f"{op}: x must have 4 axes (n, h, w, c), got shape {tuple(x_shape)}")
-    stride, dilation = (shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation")))
+    n, h, width, c = _four(x_shape, op)
+    stride, dilation = (
+        shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation"))
+    )
     pad, out_hw = shapes.resolve_transpose_padding(
-        padding, x_shape[1:3], w.shape[:2], stride, dilation, op, output_padding, output_shape
+        padding, (h, width), w.shape[:2], stride, dilation, op, output_padding, output_shape
     )
     spec = ConvTranspose2d(
-        tuple(x_shape), w.shape, stride, pad, out_hw, dilation, groups, activation, dtype
+        (n, h, width, c), w.shape, stride, pad, out_hw, dilation, groups, activation, dtype
     )
     threads = None if num_threads is None else check_num_threads(num_threads, op)
     executor, reason = backend(device, op).plan_conv2d_transpose(spec, w, bias)

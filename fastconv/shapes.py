@@ -118,8 +118,10 @@ def empty_window(
     return None
 
 
-def resize_source(i: int, size: int, out: int, coordinates: str) -> Pair:
+def resize_source(i: Any, size: int, out: int, coordinates: str) -> tuple[Any, int]:
     """Where pixel ``i`` of ``out`` lies among ``size`` pixels: an exact fraction (above, below).
+
+    ``i`` is an int or an array of them.
 
     ===============  ===================================
     half_pixel       ``(i + 1/2) * size / out - 1/2``
@@ -136,7 +138,7 @@ def resize_source(i: int, size: int, out: int, coordinates: str) -> Pair:
     return i * (size - 1), max(out - 1, 1)
 
 
-def nearest_source(i: int, size: int, out: int, coordinates: str) -> int:
+def nearest_source(i: Any, size: int, out: int, coordinates: str) -> Any:
     """Give the pixel that nearest-neighbour interpolation copies to ``i``, as TensorFlow does.
 
     half_pixel ``floor((i + 1/2) * size / out)``, asymmetric ``floor(i * size / out)``,

@@ -50,7 +50,7 @@ class Depthwise:
         self.packed = w.reshape(kh * kw, c).copy()
         self._bias = np.zeros(c, spec.dtype) if bias is None else bias.copy()
         self._clamp = pack.clamp(spec.activation, spec.dtype)
-        self._taps, _ = pack.segments(spec)
+        self._taps = pack.taps(spec)
         self._patch_taps = np.arange(kh * kw, dtype=np.int64) * (c * item)
         pixels = n * spec.out[1] * spec.out[2]
         self._scratch = -(-(mr * 16 + mr * kh * kw * c * item) // 4096) * 4096
@@ -76,6 +76,6 @@ class Depthwise:
 
 def supports(spec: Conv2d) -> str:
     """Why this algorithm cannot serve `spec`; "" when it can."""
-    if spec.groups != spec.x[3] or spec.w[3] != spec.x[3]:
-        return "it needs one input and one output channel a group"
+    if spec.groups == 1 or spec.groups != spec.x[3] or spec.w[3] != spec.x[3]:
+        return "it needs groups of one input and one output channel"
     return "it has no fused pooling" if spec.pool else ""

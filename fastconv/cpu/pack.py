@@ -13,8 +13,10 @@ from fastconv.spec import ACTIVATIONS, Conv2d
 def panels(matrix: np.ndarray, groups: int, nr: int) -> np.ndarray:
     """matrix[depth, groups * k] -> packed[groups, ceil(k / nr), depth, nr].
 
+    ::
+
         k:  0 1 2 3 | 4 5 . .      nr = 4; '.' are zeros
-    """  # fmt: skip
+    """
     depth, columns = matrix.shape
     k = columns // groups
     count = -(-k // nr)
@@ -38,16 +40,21 @@ def clamp(activation: str | None, dtype: str) -> np.ndarray:
     return np.array(ACTIVATIONS[activation], dtype)
 
 
+def taps(spec: Conv2d) -> np.ndarray:
+    """Byte offsets of the kh * kw inputs that a pixel reads, from its first one."""
+    _, _, w, c = spec.x
+    pixel = c * np.dtype(spec.dtype).itemsize
+    rows = np.arange(spec.w[0], dtype=np.int64) * (spec.dilation[0] * w * pixel)
+    columns = np.arange(spec.w[1], dtype=np.int64) * (spec.dilation[1] * pixel)
+    return (rows[:, None] + columns).reshape(-1)
+
+
 def segments(spec: Conv2d) -> tuple[np.ndarray, int]:
     """Byte offsets of the runs that a pixel reads, from its first input, and their length.
 
     A kernel row is one run of kw * c numbers where its taps touch; else each tap is a run.
     """
-    _, _, w, c = spec.x
-    kh, kw, cin, _ = spec.w
-    item = np.dtype(spec.dtype).itemsize
-    rows = np.arange(kh, dtype=np.int64) * (spec.dilation[0] * w * c * item)
+    kw, cin = spec.w[1:3]
     if spec.groups == 1 and (spec.dilation[1] == 1 or kw == 1):
-        return rows, kw * cin
-    columns = np.arange(kw, dtype=np.int64) * (spec.dilation[1] * c * item)
-    return (rows[:, None] + columns).reshape(-1), cin
+        return taps(spec)[::kw].copy(), kw * cin
+    return taps(spec), cin

@@ -135,7 +135,7 @@ def _output_tile(e: Emitter, source: Any, product: Any) -> list[list[Any]]:
 
 def _output(
     e: Emitter, source: Any, product: Any, target: Any, pixel: Any, line: Any, bias: Any,
-    clamp: Any, vectors: Any, pool: bool = False, streaming: bool = False,
+    clamp: Any, vectors: Any, *, pool: bool = False, streaming: bool = False,
 ) -> None:  # fmt: skip
     low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
     with e.loop(e.mul(vectors, e.bytes), e.bytes) as offset:

@@ -13,7 +13,7 @@ from fastconv.cpu.direct import MAX_TILES, PATCH_BYTES, choose_kernel
 from fastconv.cpu.job import Job, scratch
 from fastconv.cpu.simd import atomic_add, call, copy_bytes, load_int, store_int
 from fastconv.cpu.tiles import fill_rows, inlined
-from fastconv.spec import ConvTranspose2d
+from fastconv.spec import Conv2d, ConvTranspose2d
 
 
 @inlined
@@ -91,10 +91,12 @@ def transpose(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, t
                                     n += 1
                     a = rows + t * mr * 8
                     if load_int(kinds + t * 8) == 1:
-                        call(kernel, (a, segments, nseg, length, b, start, clamp, targets, 0, valid))
+                        call(
+                            kernel, (a, segments, nseg, length, b, start, clamp, targets, 0, valid)
+                        )
                     else:
-                        call(kernel,
-                             (a, no_offset, 1, mh * mw * cin, b, start, clamp, targets, 0, valid))  # fmt: skip
+                        depth = mh * mw * cin
+                        call(kernel, (a, no_offset, 1, depth, b, start, clamp, targets, 0, valid))
                     n, q, p = n0, q0, p0
                     for m in range(min(mr, pixels - (first + t) * mr)):
                         source = spill + m * nr * item
@@ -136,12 +138,14 @@ class Transpose:
         mr, nr = self.kernel.mr, self.kernel.nr
         depth = phases.shape[2]
         columns = np.moveaxis(phases.reshape(groups * sh, depth, sw * kout), 0, 1)
-        self.packed = pack.panels(columns.reshape(depth, -1), groups * sh, nr)
+        self.packed = pack.panels(columns.reshape(depth, groups * sh * sw * kout), groups * sh, nr)
         values = np.zeros(k, dtype) if bias is None else bias
         tiled = np.tile(values.reshape(groups, 1, kout), (1, sw, 1))
         self._bias = pack.bias(tiled.reshape(-1), groups * sw * kout, groups, nr, dtype)
         self._clamp = pack.clamp(spec.activation, dtype)
-        self._segments, length = self._runs(spec, mh, mw)
+        phase = Conv2d(spec.x, (mh, mw, c // groups, groups), pad=((mh, mh), (mw, mw)),
+                       groups=groups, dtype=dtype)  # fmt: skip
+        self._segments, length = pack.segments(phase)
         # Every position with an output: some meet no input (output padding), some are cropped.
         qh, qw = -(-(oh + spec.pad[0][0]) // sh), -(-(ow + spec.pad[1][0]) // sw)
         pixels = n * qh * qw
@@ -159,17 +163,6 @@ class Transpose:
             clamp=self._clamp.ctypes.data, segments=self._segments.ctypes.data,
             nseg=len(self._segments), length=length, item=item,
         )  # fmt: skip
-
-    @staticmethod
-    def _runs(spec: ConvTranspose2d, mh: int, mw: int) -> tuple[np.ndarray, int]:
-        """As `pack.segments`, for mh x mw dense taps."""
-        _, _, width, c = spec.x
-        item = np.dtype(spec.dtype).itemsize
-        rows = np.arange(mh, dtype=np.int64) * (width * c * item)
-        if spec.groups == 1:
-            return rows, mw * c
-        columns = np.arange(mw, dtype=np.int64) * (c * item)
-        return (rows[:, None] + columns).reshape(-1), c // spec.groups
 
     def scratch_bytes(self, threads: int) -> int:
         """Scratch memory of a run."""

@@ -116,8 +116,8 @@ class Windows:
         if isinstance(spec, Pool2d):
             kind = "tap_sum" if spec.kind == "avg" else "tap_argmax" if indices else "tap_max"
             axes = [
-                pool_axis(*values, spec.count_include_pad)
-                for values in zip(
+                pool_axis(size, out, taps, stride, pad, dilation, spec.count_include_pad)
+                for size, out, taps, stride, pad, dilation in zip(
                     (h, w), (oh, ow), spec.size, spec.stride, spec.pad, spec.dilation, strict=True
                 )
             ]

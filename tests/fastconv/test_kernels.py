@@ -1,0 +1,86 @@
+"""The table of micro-kernels: every row of it computes, on this CPU and on a lesser one."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastconv import bounds, plan_conv2d, reference
+from fastconv.cpu import direct, host, winograd
+from fastconv.cpu.kernels import BUILDERS, KERNELS, candidates
+from tests.helpers import assert_within, integers
+
+RUNNABLE = [k for k in KERNELS if host.has(k.needs)]
+
+
+def _rows(kind):
+    return [k for k in RUNNABLE if k.kind == kind]
+
+
+@pytest.mark.parametrize("kernel", _rows("gemm") + _rows("gemm_pool"), ids=lambda k: k.name)
+@pytest.mark.parametrize("columns", [1, 16, 21, 70])
+def test_matrix_kernels_are_exact(kernel, columns, monkeypatch):
+    monkeypatch.setattr(direct, "choose_kernel", lambda *_: kernel)
+    pool = kernel.kind == "gemm_pool"
+    for channels in (1, 3, 4, 7):  # segments of every remainder
+        x = integers((2, 6, 7, channels), seed=1, dtype=kernel.dtype)
+        w = integers((3, 3, channels, columns), seed=2, dtype=kernel.dtype)
+        b = integers((columns,), seed=3, dtype=kernel.dtype)
+        plan = plan_conv2d(x.shape, w, b, padding="same", pool=pool, algorithm="direct")
+        assert plan.kernel == kernel.name
+        np.testing.assert_array_equal(plan(x), reference.conv2d(x, w, b, plan.spec))
+
+
+@pytest.mark.parametrize("schedule", ["fused", "phased"])
+@pytest.mark.parametrize("kernel", _rows("panel_gemm"), ids=lambda k: k.name)
+def test_winograd_kernels_stay_within_the_bound(kernel, schedule, monkeypatch):
+    choice = (schedule, kernel, 2 * kernel.mr)
+    monkeypatch.setattr(winograd, "choose_schedule", lambda *_: choice)
+    x = integers((1, 22, 19, 18), seed=1, dtype=kernel.dtype)
+    w = integers((3, 3, 18, 35), seed=2, dtype=kernel.dtype)
+    plan = plan_conv2d(x.shape, w, padding="same", algorithm="winograd_f4")
+    assert plan.kernel == kernel.name
+    bound = bounds.conv2d(x, w, None, plan.spec, "winograd_f4")
+    assert_within(plan(x), reference.conv2d(x, w, None, plan.spec), bound)
+
+
+def test_every_kind_has_a_row_for_every_host_and_dtype():
+    for kind in BUILDERS:
+        for dtype in ("float32", "float64"):
+            assert any(k.needs == "" for k in KERNELS if (k.kind, k.dtype) == (kind, dtype)), kind
+            assert candidates(kind, dtype)
+    assert len({k.name for k in KERNELS}) == len(KERNELS)
+
+
+LESSER = """
+import numpy as np
+import fastconv
+from fastconv import bounds, plan_conv2d, reference
+from fastconv.cpu import host
+from tests.helpers import assert_within, integers
+assert not host.has("avx512f")
+for channels, algorithm in ((3, "direct"), (20, "winograd_f4")):
+    for pool in (False, True):
+        x, w = integers((1, 18, 17, channels), seed=1), integers((3, 3, channels, 21), seed=2)
+        plan = plan_conv2d(x.shape, w, padding="same", algorithm=algorithm, pool=pool)
+        print(plan.kernel)
+        y, expected = plan(x), reference.conv2d(x, w, None, plan.spec)
+        assert_within(y, expected, bounds.conv2d(x, w, None, plan.spec, algorithm))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not host.has("avx512f"), reason="this host has no wider kernels to switch off")
+@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
+def test_a_lesser_cpu_gets_narrower_kernels(cpu, tmp_path):
+    env = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LESSER], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "gemm_float32_6x1", "gemm_pool_float32_4x1",
+        "panel_gemm_float32_6x1", "panel_gemm_float32_6x1",
+    ]  # fmt: skip

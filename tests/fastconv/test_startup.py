@@ -1,0 +1,93 @@
+"""Start-up: what importing costs, and that compiled code is found again by the next process."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastconv
+from fastconv.cpu import NATIVE, host, kernels, native
+
+FIRST = """
+import numpy as np, fastconv
+x, w = np.ones((1, 32, 32, 16), "f4"), np.ones((3, 3, 16, 16), "f4")
+assert fastconv.conv2d(x, w).sum() == 30 * 30 * 16 * 144
+from fastconv.cpu import direct, pool, winograd
+from fastconv.cpu.kernels import KERNELS
+used = [n for n in (*pool.NATIVE, winograd.FUSED, winograd.FORWARD, winograd.PRODUCT,
+                    *(k.native for k in KERNELS if "native" in vars(k))) if n._compiled]
+print(len(used), sum(n.compiled.cache_hits for n in used))
+"""
+
+
+def _python(code, **variables):
+    env = {**os.environ, **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_does_not_load_numba_or_scipy():
+    out = _python(
+        "import sys, fastconv; print([m for m in ('numba', 'scipy') if m in sys.modules])"
+    )
+    assert out.strip() == "[]"
+
+
+def test_a_new_process_finds_the_compiled_code(tmp_path):
+    used, hits = map(int, _python(FIRST, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert used > 4
+    assert hits == 0
+    again, hits = map(int, _python(FIRST, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert again == hits == used
+
+
+def test_a_changed_source_is_compiled_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    folders = set()
+    for text in ("a = 1\n", "a = 2\n"):
+        package = tmp_path / "package"
+        (package / "cpu").mkdir(parents=True, exist_ok=True)
+        (package / "cook_toom.py").write_text("")
+        (package / "cpu" / "simd.py").write_text(text)
+        monkeypatch.setattr(native, "__file__", str(package / "cpu" / "native.py"))
+        native.cache_folder.cache_clear()
+        folders.add(native.cache_folder())
+    native.cache_folder.cache_clear()
+    assert len(folders) == 2
+
+
+def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    used, hits = map(int, _python(FIRST, NUMBA_CACHE_DIR=str(blocker)).split())
+    assert used > 4
+    assert hits == 0
+
+
+def test_the_user_may_have_a_cache_folder_of_his_own_for_numba(tmp_path):
+    code = FIRST + "import numba; print(numba.config.CACHE_DIR)"
+    out = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert out.split()[-1] == str(tmp_path)
+    assert list(Path(tmp_path, "fastconv").glob("*/*/*.nbi"))
+
+
+@pytest.mark.slow
+def test_warmup_compiles_everything_and_shows_progress():
+    text = io.StringIO()
+    expected = len(NATIVE) + len([k for k in kernels.KERNELS if host.has(k.needs)])
+    assert fastconv.warmup(progress=True, file=text) == expected
+    assert f"{expected}/{expected}" in text.getvalue()
+    assert text.getvalue().endswith("\n")
+
+
+def test_show_config(capsys):
+    fastconv.show_config()
+    out = capsys.readouterr().out
+    for part in ("numba", "L2", "threads", "float32 kernels: gemm", "compiled code in"):
+        assert part in out

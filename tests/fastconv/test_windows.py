@@ -1,0 +1,130 @@
+"""Pooling and resizing on the CPU."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import bounds, reference
+from fastconv.cpu import plan_windows
+from fastconv.spec import COORDINATES, METHODS, Pool2d, Resize2d
+from tests.helpers import assert_within, integers
+
+PADDINGS = {"valid": ((0, 0), (0, 0)), "one": ((1, 1), (1, 1)), "odd": ((0, 1), (1, 0))}
+
+
+def _specs(kind, shape, dtype, **options):
+    """Every window that fits."""
+    for size, stride, dilation, pad in itertools.product(
+        [(2, 2), (3, 2), (1, 3)], [(1, 1), (2, 2), (3, 2)], [(1, 1), (2, 2)], PADDINGS.values()
+    ):
+        try:
+            spec = Pool2d(shape, kind, size, stride, pad, dilation, dtype=dtype, **options)
+        except ValueError:  # a window with nothing but padding
+            continue
+        yield spec, {"size": size, "stride": stride, "dilation": dilation, "padding": pad}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 16, 37])
+def test_max_pool_and_its_indices_are_exact(channels, dtype):
+    x = integers((2, 7, 6, channels), seed=1, dtype=dtype)  # small integers: many ties
+    ran = 0
+    for spec, options in _specs("max", x.shape, dtype):
+        y, indices = fastconv.max_pool2d(x, return_indices=True, **options)
+        np.testing.assert_array_equal(y, reference.pool2d(x, spec))
+        np.testing.assert_array_equal(indices, reference.max_pool2d_indices(x, spec))
+        np.testing.assert_array_equal(y, fastconv.max_pool2d(x, **options))
+        ran += 1
+    assert ran > 40
+
+
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_avg_pool_stays_within_the_bound(dtype, include):
+    x = np.random.default_rng(0).standard_normal((2, 7, 6, 19)).astype(dtype)
+    for spec, options in _specs("avg", x.shape, dtype, count_include_pad=include):
+        y = fastconv.avg_pool2d(x, count_include_pad=include, **options)
+        assert_within(y, reference.pool2d(x, spec), bounds.pool2d(x, spec))
+
+
+def test_ceil_mode_adds_the_window_that_reaches_past_the_end():
+    x = np.arange(5, dtype=np.float32).reshape(1, 1, 5, 1)
+    pool = {"size": (1, 2), "stride": 2}
+    np.testing.assert_array_equal(fastconv.max_pool2d(x, **pool)[0, 0, :, 0], [1, 3])
+    np.testing.assert_array_equal(
+        fastconv.max_pool2d(x, ceil_mode=True, **pool)[0, 0, :, 0], [1, 3, 4]
+    )
+    np.testing.assert_array_equal(
+        fastconv.avg_pool2d(x, ceil_mode=True, **pool)[0, 0, :, 0], [0.5, 2.5, 4]
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_special_values_in_a_window(value):
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    x[0, 0, 1, 0] = value
+    y, indices = fastconv.max_pool2d(x, 2, return_indices=True)
+    np.testing.assert_array_equal(y[0, 0, :, 0], [0 if value == -np.inf else value, 0])
+    assert indices[0, 0, 0, 0] == (0 if value == -np.inf else 1)
+    np.testing.assert_array_equal(fastconv.avg_pool2d(x, 2)[0, 0, :, 0], [value, 0])
+    np.testing.assert_array_equal(fastconv.avg_pool2d(x, 2)[0, 1, :, 0], [0, 0])
+
+
+def test_a_window_of_minus_infinity_has_an_index():
+    x = np.full((1, 2, 2, 3), -np.inf, np.float32)
+    y, indices = fastconv.max_pool2d(x, 2, return_indices=True)
+    np.testing.assert_array_equal(y, np.full((1, 1, 1, 3), -np.inf))
+    np.testing.assert_array_equal(indices[0, 0, 0], [0, 1, 2])
+
+
+def test_unpool_puts_values_back():
+    x = integers((2, 6, 8, 5), seed=1)
+    y, indices = fastconv.max_pool2d(x, 2, return_indices=True)
+    back = fastconv.max_unpool2d(y, indices, (6, 8))
+    kept = back != 0
+    np.testing.assert_array_equal(back[kept], x[kept])
+    np.testing.assert_array_equal(fastconv.max_pool2d(back, 2), np.maximum(y, 0))
+    with pytest.raises(ValueError, match=r"max_unpool2d: indices go from .* 3 x 4 x 5"):
+        fastconv.max_unpool2d(y, indices, (3, 4))
+
+
+def test_global_pools():
+    x = integers((3, 5, 7, 21), seed=1)
+    np.testing.assert_array_equal(fastconv.global_max_pool2d(x), x.max(axis=(1, 2)))
+    mean = fastconv.global_avg_pool2d(x)
+    spec = Pool2d(x.shape, "avg", (5, 7), (5, 7))
+    assert_within(mean, x.astype(float).mean(axis=(1, 2)), bounds.pool2d(x, spec)[:, 0, 0])
+    with pytest.raises(ValueError, match="global_max_pool2d: no pixels"):
+        fastconv.global_max_pool2d(x[:, :0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("coordinates", COORDINATES)
+@pytest.mark.parametrize("method", METHODS)
+def test_resize_stays_within_the_bound(method, coordinates, dtype):
+    rng = np.random.default_rng(0)
+    for size, target in itertools.product(
+        [(5, 7), (1, 1), (4, 4)], [(10, 14), (3, 3), (9, 5), (1, 1), (4, 4)]
+    ):
+        x = rng.standard_normal((2, *size, 5)).astype(dtype)
+        spec = Resize2d(x.shape, target, method, coordinates, dtype)
+        y = fastconv.resize2d(x, target, method=method, coordinates=coordinates)
+        assert_within(y, reference.resize2d(x, spec), bounds.resize2d(x, spec))
+
+
+def test_which_kernels_run():
+    spec = Pool2d((1, 4, 4, 1), "max", (2, 2), (2, 2))
+    assert plan_windows(spec).kernel.name == "tap_max_float32_1x1"
+    assert plan_windows(spec, True).kernel.name == "tap_argmax_float32_1x1"
+    assert plan_windows(Resize2d((1, 4, 4, 1), (8, 8))).kernel.name == "tap_sum_float32_1x1"
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)], ids=str)
+def test_empty_inputs_give_shaped_results(shape):
+    x = np.zeros(shape, np.float32)
+    assert fastconv.max_pool2d(x, 2).shape == (shape[0], 2, 2, shape[3])
+    assert fastconv.avg_pool2d(x, 2).shape == (shape[0], 2, 2, shape[3])
+    assert fastconv.resize2d(x, (3, 5)).shape == (shape[0], 3, 5, shape[3])
+    assert fastconv.global_avg_pool2d(x).shape == (shape[0], shape[3])
