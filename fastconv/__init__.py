@@ -15,6 +15,7 @@ from fastconv.api import (
     max_unpool2d,
     resize2d,
 )
+from fastconv.memory import aligned_empty
 from fastconv.plan import Plan, plan_conv2d, plan_conv2d_transpose
 from fastconv.system import show_config, warmup
 from fastconv.threads import get_num_threads, set_num_threads
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Plan",
+    "aligned_empty",
     "avg_pool2d",
     "conv2d",
     "conv2d_transpose",

@@ -51,6 +51,9 @@ class Plan:
         self.reason = reason
         self.num_threads = num_threads
         self._executor = executor
+        self._op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
+        self._out_shape = spec.out
+        self._serial = spec.flops < SERIAL_FLOPS
 
     @property
     def packed_bytes(self) -> int:
@@ -63,9 +66,7 @@ class Plan:
         return int(self._executor.scratch_bytes(self._threads()))
 
     def _threads(self) -> int:
-        if self.spec.flops < SERIAL_FLOPS:
-            return 1
-        return self.num_threads or get_num_threads()
+        return 1 if self._serial else self.num_threads or get_num_threads()
 
     def __call__(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Run on `x` of the planned shape and dtype.
@@ -87,21 +88,20 @@ class Plan:
         ValueError, TypeError
             Wrong shape or dtype.
         """
-        op = "conv2d" if isinstance(self.spec, Conv2d) else "conv2d_transpose"
+        op = self._op
         x = check_array(x, "x", op, dtype=self.spec.dtype)
         if x.shape != self.spec.x:
             raise ValueError(f"{op}: this plan is for x of shape {self.spec.x}, got {x.shape}")
-        return into(out, self.spec.out, x, op, self._run)
+        return into(out, self._out_shape, x, op, self._run)
 
     def _run(self, x: np.ndarray, target: np.ndarray) -> None:
         self._executor.run(x, target, self._threads())
 
     def __str__(self) -> str:
         spec = self.spec
-        op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
         extras = [spec.activation or "", "pool 2x2" if getattr(spec, "pool", False) else ""]
         lines = [
-            f"{op} {spec.x} * {spec.w} -> {spec.out} {spec.dtype}",
+            f"{self._op} {spec.x} * {spec.w} -> {spec.out} {spec.dtype}",
             f"  stride {spec.stride}, padding {spec.pad}, dilation {spec.dilation}, "
             f"groups {spec.groups}" + "".join(f", {e}" for e in extras if e),
             f"  algorithm  {self.algorithm} ({self.reason})",

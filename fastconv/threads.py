@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 _VARIABLES = ("FASTCONV_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
@@ -37,8 +38,12 @@ def get_num_threads() -> int:
     The last `set_num_threads`; else ``FASTCONV_NUM_THREADS``, ``NUMBA_NUM_THREADS`` or
     ``OMP_NUM_THREADS``; else the CPUs that affinity and container quota leave.
     """
-    if _chosen is not None:
-        return _chosen
+    return _default() if _chosen is None else _chosen
+
+
+@cache
+def _default() -> int:
+    """What environment and machine say, read once: every kernel call asks."""
     for name in _VARIABLES:
         text = os.environ.get(name, "")
         if text.isdigit() and int(text) > 0:

@@ -141,11 +141,14 @@ def test_number_of_threads(monkeypatch):
     monkeypatch.setattr(threads, "_chosen", None)
     for name in ("FASTCONV_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    assert fastconv.get_num_threads() == threads.available_cpus() >= 1
+    assert threads._default.__wrapped__() == threads.available_cpus() >= 1
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert fastconv.get_num_threads() == 5
+    assert threads._default.__wrapped__() == 5
     monkeypatch.setenv("FASTCONV_NUM_THREADS", "3")
+    assert threads._default.__wrapped__() == 3
+    threads._default.cache_clear()
     assert fastconv.get_num_threads() == 3
+    threads._default.cache_clear()
     fastconv.set_num_threads(2)
     assert fastconv.get_num_threads() == 2
     for bad in (0, -1, 1.5, "2", True):
