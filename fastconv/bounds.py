@@ -31,7 +31,7 @@ __all__ = ["conv2d", "conv2d_transpose", "gamma", "pool2d", "resize2d", "unit_ro
 Array = NDArray[np.float64]
 U64 = 2.0**-53
 SLACK = 1 + 2.0**-20  # covers the rounding of the bound itself
-CHUNK = 1 << 22  # numbers in one temporary array of the Winograd bound: 32 MiB
+CHUNK = 1 << 20  # numbers in one temporary array: 8 MiB
 
 
 def unit_roundoff(dtype: str) -> float:
@@ -85,11 +85,15 @@ def conv2d(
     kh, kw, depth, k = spec.w
     blocks = np.abs(w).reshape(kh, kw, depth, spec.groups, k // spec.groups).swapaxes(2, 3)
     products = kh * kw * depth
+    step = max(CHUNK // max(spec.conv_out[2] * max(spec.x[3], k), 1), 1)  # rows at a time
     y = np.zeros(spec.conv_out)
     for n, image in enumerate(images):
         magnitude = np.zeros(spec.conv_out[1:]) + np.abs(b)
-        for tap, pixels in _taps(np.abs(image), spec.w[:2], spec, spec.conv_out[1:3]):
-            magnitude += _matmul(pixels, blocks[tap])
+        taps = list(_taps(np.abs(image), spec.w[:2], spec, spec.conv_out[1:3]))
+        for first in range(0, len(magnitude), step):
+            rows = slice(first, first + step)
+            for tap, pixels in taps:
+                magnitude[rows] += _matmul(pixels[rows], blocks[tap])
         if algorithm == "direct":
             y[n] = _sum_error(products + 1, magnitude, spec.dtype)
         else:
@@ -221,7 +225,8 @@ def _winograd_f4(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
     for first in range(0, down, step):
         rows = padded[4 * first : 4 * (first + step) + 2]
         tiles = np.lib.stride_tricks.sliding_window_view(rows, (6, 6), axis=(0, 1))[::4, ::4]
-        count = tiles.shape[0] * across
+        lines = len(tiles)
+        count = lines * across
         tiles = tiles.transpose(3, 4, 0, 1, 2).reshape(6, 6, count, c)
 
         v_abs = np.abs(_transform(bt, tiles)).reshape(36, count, c)
@@ -234,8 +239,8 @@ def _winograd_f4(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
         sums = gamma(c, u) + gamma(out_turns + 1, u) * (1 + gamma(c, u))
         m_error = (v_error + sums * v_most) @ u_most + v_most @ u_error + c * tiny
         error = _transform(np.abs(at), m_error.reshape(6, 6, count, k))
-        error = error.reshape(4, 4, -1, across, k).transpose(2, 0, 3, 1, 4)
-        y[4 * first : 4 * (first + step)] = error.reshape(-1, 4 * across, k)
+        error = error.reshape(4, 4, lines, across, k).transpose(2, 0, 3, 1, 4)
+        y[4 * first : 4 * (first + step)] = error.reshape(4 * lines, 4 * across, k)
     return y[:out_h, :out_w] + gamma(out_turns + 1, u) * np.abs(bias) + out_turns * tiny
 
 

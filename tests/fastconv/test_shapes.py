@@ -108,6 +108,7 @@ def test_an_empty_axis_has_no_windows(ceil_mode):
         (4, 8, 3, 1, 3, 1, 0),
         (4, 5, 1, 1, 0, 1, 4),
         (1, 1, 2, 1, 1, 2, 0),  # the taps lie on both sides of the only pixel
+        (2, 2, 2, 2, 3, 3, 1),  # window 0 has its second tap on a pixel, window 1 has none
         (0, 1, 2, 1, 1, 1, 0),
         (0, 0, 2, 1, 0, 1, None),
         (9, 3, 2, 4, 0, 1, None),
@@ -216,7 +217,7 @@ def test_bad_transposed_sizes(extra, wanted, error, match):
 
 
 def test_a_crop_that_leaves_nothing():
-    with pytest.raises(ValueError, match=r"op: an input height of 1 .* leaves nothing of the 3 pix"):
+    with pytest.raises(ValueError, match=r"op: an input height of 1 .* leaves nothing of the 3 p"):
         resolve_transpose_padding(2, (1, 1), (3, 3), (1, 1), (1, 1), "op")
 
 

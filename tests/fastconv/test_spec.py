@@ -102,6 +102,7 @@ WRONG_VALUES = [
         "conv2d: input has 4 channels (axis 3 of (1, 5, 5, 4)) but the weights expect 5 "
         "(axis 2 of (3, 3, 5, 8))",
     ),
+    (CONV, {"w": (3, 3, 3, 8)}, "conv2d: input has 4 channels (axis 3 of (1, 5, 5, 4)) but the"),
     (
         CONV,
         {"groups": 2},
