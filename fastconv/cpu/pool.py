@@ -145,7 +145,10 @@ class Pool:
             thread = threading.Thread(
                 target=SERVE.entry, args=(self._state,), name="fastconv", daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more threads: work with those there are
+                break
             self._helpers.append(thread)
 
     def stop(self) -> None:

@@ -192,7 +192,7 @@ def choose_schedule(spec: Conv2d, tiles: int) -> tuple[str, Kernel, int]:
     working_set = block * PRODUCTS * (spec.x[3] + tall.nr) * item
     if working_set <= 3 * host.cache_bytes()[0] // 4 and tiles >= 8 * block:
         return "fused", tall, block
-    whole = -(-tiles // wide.mr) * wide.mr
+    whole = -(-max(tiles, 1) // wide.mr) * wide.mr
     return "phased", wide, whole if whole <= 66 else 4 * wide.mr
 
 

@@ -149,12 +149,14 @@ def test_nan_wins_in_a_fused_pool():
     np.testing.assert_array_equal(y, [[0, np.nan], [0, 0]])
 
 
-@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 0, 8, 3), (2, 8, 8, 0)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(0, 8, 8, 3), (0, 64, 64, 32), (2, 0, 8, 32), (2, 8, 8, 0)], ids=str
+)
 def test_empty_inputs_give_shaped_results(shape):
-    w = integers((3, 3, shape[3], 5), seed=1)
-    b = integers((5,), seed=2)
+    w = integers((3, 3, shape[3], 19), seed=1)
+    b = integers((19,), seed=2)
     y = conv2d(np.zeros(shape, np.float32), w, b, padding="same")
-    assert y.shape == (*shape[:3], 5)
+    assert y.shape == (*shape[:3], 19)
     np.testing.assert_array_equal(y, np.broadcast_to(b, y.shape))
 
 
