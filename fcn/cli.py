@@ -1,0 +1,269 @@
+"""The command `fcn`. Errors are one line on stderr and exit status 2; a traceback is a bug."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fcn import models, native
+from fcn.graph import Graph, Model
+
+__all__ = ["find_model", "main"]
+
+ARCHITECTURES: dict[str, Callable[..., Graph]] = {
+    "two_conv": models.two_conv,
+    "fcn8s": models.fcn8s,
+}
+MODEL_HELP = (
+    f"{' or '.join(models.PRETRAINED)} (shipped), the path of a .npz model file, or an "
+    "architecture with its classes and options and seeded random weights: two_conv:21, "
+    "two_conv:21:as_printed, fcn8s:21:width=8"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for a failed check, 2 for an error."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("fcn: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        _complain(error)
+        return 2
+
+
+def find_model(text: str, seed: int = 0) -> Model:
+    """The model that a command line names.
+
+    Parameters
+    ----------
+    text : str
+        A shipped name, a path that ends in .npz, or ``architecture:classes[:option[=value]...]``.
+        Options are the keyword arguments of the function in `fcn.models`; without ``fc``, an
+        fcn8s has 64 * width of them, the ratio of the original.
+    seed : int
+        Of the random weights, for an architecture.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    if text in models.PRETRAINED:
+        return models.pretrained(text)
+    if text.endswith(".npz"):
+        return native.load(text)
+    name, *rest = text.split(":")
+    if name not in ARCHITECTURES or not rest:
+        raise ValueError(f"model {text!r} is not known; give {MODEL_HELP}")
+    graph = _architecture(text, name, rest)
+    return Model(graph, models.initialise(graph, seed), {"seed": seed})
+
+
+def _architecture(text: str, name: str, rest: Sequence[str]) -> Graph:
+    options: dict[str, Any] = {}
+    try:
+        classes = int(rest[0])
+        for item in rest[1:]:
+            key, _, value = item.partition("=")
+            options[key] = int(value) if value else True
+        if name == "fcn8s" and "width" in options:
+            options.setdefault("fc", 64 * options["width"])
+        return ARCHITECTURES[name](classes, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model {text!r}: {error}; an example is fcn8s:21:width=8") from error
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from fcn import images, parity
+    from fcn.session import Session
+
+    model = find_model(args.model, args.seed)
+    session = Session(model, num_threads=args.threads)
+    channels = model.graph.channels
+    if args.image is None:
+        h, w = args.size or (256, 256)
+        x = np.random.default_rng(args.seed).random((1, h, w, channels), np.float32)
+    else:
+        pixels = images.read(args.image, channels=channels if channels in (1, 3) else None)
+        x = session.prepare(images.resize(pixels, *args.size) if args.size else pixels)
+    report = parity.verify(model, x, session)
+    print(report)
+    return 0 if report.passed else 1
+
+
+def _segment(args: argparse.Namespace) -> int:
+    from fcn import export, images
+    from fcn.session import Session
+
+    photos = [Path(photo) for photo in args.photos]
+    _refuse_equal_names(photos)
+    model = find_model(args.model)
+    session = Session(model, num_threads=args.threads)
+    channels = model.graph.channels if model.graph.channels in (1, 3) else None
+    folder = export.make_folder(args.out)
+    failed = 0
+    for photo in _progress(photos, "segment"):
+        try:
+            image = images.read(photo, channels=channels)
+            labels = session.segment(image)
+            mask = folder / f"{photo.stem}_mask.png"
+            export.save_mask(labels, mask)
+            export.save_png(export.overlay(image, labels), folder / f"{photo.stem}_overlay.png")
+        except (ValueError, OSError) as error:  # the other photos may be fine
+            _complain(error)
+            failed += 1
+            continue
+        print(f"{photo}: {_shares(labels, model)} -> {mask}")
+    return 2 if failed else 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from fcn import train
+
+    out = args.out or f"digits_{args.name}.npz"
+    options = ("seed", "minutes", "scenes", "batch", "rate")
+    given = {key: value for key in options if (value := getattr(args, key)) is not None}
+    model = train.train(args.name, out, **given)
+    print(f"{out}: validation IoU {max(model.meta.get('validation_iou', [0.0])):.4f}")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from fcn import demo
+
+    count = demo.SCENES if args.scenes is None else args.scenes
+    results = demo.run(args.out, count=count, progress=_progress)
+    print(f"{count} held-out scenes of digits that training never saw\n")
+    print("\n".join(demo.table(results)))
+    print(f"\npictures: {Path(args.out) / 'contact_sheet.png'} and beside it")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    model = find_model(args.model)
+    graph, (h, w) = model.graph, args.size or (256, 256)
+    shapes = graph.shapes((1, h, w, graph.channels))
+    print(f"{graph.name}: {graph.parameter_count:,} parameters, total stride {graph.total_stride}")
+    print(f"{'node':<16}{'op':<18}{'reads':<32}shape for {h} x {w} x {graph.channels}")
+    for node in graph.nodes:
+        shape = " x ".join(map(str, shapes[node.name][1:]))
+        print(f"{node.name:<16}{node.op:<18}{', '.join(node.inputs):<32}{shape}")
+    for key, value in model.meta.items():
+        print(f"{key}: {_short(value)}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="fcn", description="Fully convolutional networks for semantic segmentation."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        return made
+
+    verify = command("verify", _verify, "Compare with TensorFlow, layer by layer and end to end.")
+    verify.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    verify.add_argument("image", metavar="IMAGE", nargs="?", help="PNG or JPEG; default: noise")
+    verify.add_argument("--size", type=_size, metavar="HxW", help="input size (noise: 256x256)")
+    verify.add_argument("--seed", type=int, default=0, help="of random weights and noise")
+    segment = command("segment", _segment, "Write the mask and an overlay of each photo.")
+    segment.add_argument("photos", metavar="PHOTO", nargs="+", help="PNG or JPEG files")
+    segment.add_argument("--model", default=models.PRETRAINED[0], help=MODEL_HELP)
+    segment.add_argument("--out", default="segmented", metavar="DIR", help="folder for the masks")
+    for each in (verify, segment):
+        each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
+    train = command("train", _train, "Train a digit model in TensorFlow, with a progress bar.")
+    train.add_argument("name", metavar="NAME", choices=ARCHITECTURES, help="fcn8s or two_conv")
+    train.add_argument("--out", metavar="FILE", help="model file (default: digits_NAME.npz)")
+    for name, kind, text in (
+        ("seed", int, "of the initial weights and the order of scenes"),
+        ("minutes", float, "how long"),
+        ("scenes", int, "different training scenes"),
+        ("batch", int, "scenes per step"),
+        ("rate", float, "highest learning rate"),
+    ):
+        train.add_argument(f"--{name}", type=kind, help=text)
+    demo = command("demo", _demo, "Segment held-out scenes of handwriting and print the figures.")
+    demo.add_argument("--out", default="demo", metavar="DIR", help="folder for the pictures")
+    demo.add_argument("--scenes", type=int, metavar="N", help="scenes to measure")
+    info = command("info", _info, "Show the layers of a model and how it was made.")
+    info.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    info.add_argument("--size", type=_size, metavar="HxW", help="input size for the shapes")
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    h, _, w = text.lower().partition("x")
+    if not (h.isdecimal() and w.isdecimal() and int(h) and int(w)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it as 512x512")
+    return int(h), int(w)
+
+
+def _refuse_equal_names(photos: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for photo in photos:
+        if photo.stem in seen:
+            raise ValueError(
+                f"segment: {seen[photo.stem]} and {photo} would both write {photo.stem}_mask.png; "
+                "segment them into different folders with --out"
+            )
+        seen[photo.stem] = photo
+
+
+def _shares(labels: np.ndarray[Any, Any], model: Model) -> str:
+    """The classes in a mask with their share of its pixels, largest first."""
+    names = model.meta.get("classes", [])
+    counts = np.bincount(labels.ravel())
+    order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
+    parts = [
+        f"{names[k] if k < len(names) else f'class {k}'} {counts[k] / labels.size:.1%}"
+        for k in order
+    ]
+    return ", ".join(parts)
+
+
+def _progress(items: Sequence[Any], caption: str) -> Iterator[Any]:
+    """The items; while they are consumed, a line on stderr counts them if a person watches."""
+    watched = sys.stderr.isatty() and len(items) > 1
+    for done, item in enumerate(items):
+        if watched:
+            print(f"\r{caption} {done + 1}/{len(items)}", end="", file=sys.stderr, flush=True)
+        yield item
+    if watched:
+        print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 76 else text[:73] + "..."
+
+
+def _complain(error: BaseException) -> None:
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"fcn: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

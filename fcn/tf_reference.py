@@ -1,0 +1,284 @@
+"""The same graphs in Keras: reference for every layer, and the gradients for training.
+
+The only module that imports TensorFlow, and only when one of its functions runs. Weight layouts
+are the same on both sides, so weights pass through unchanged.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn._extras import require
+from fcn.graph import INPUT, Graph, Node
+
+Array = NDArray[Any]
+Weights = Mapping[str, NDArray[np.float32]]
+EPSILON = 1e-3  # of batch normalisation, added to the variance
+
+
+@cache
+def tensorflow() -> Any:
+    """The package `tensorflow`, or ImportError that says how to install it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notes are not ours to print
+    return require("tensorflow", extra="tensorflow", purpose="comparing with or training in Keras")
+
+
+def build(graph: Graph, weights: Weights, dtype: str = "float32") -> Any:
+    """A functional Keras model that computes what the graph says.
+
+    Parameters
+    ----------
+    graph : Graph
+        The architecture.
+    weights : mapping of str to array
+        One array for each of ``graph.parameters()``.
+    dtype : {"float32", "float64"}
+        Precision of weights and arithmetic.
+
+    Returns
+    -------
+    keras.Model
+        From (n, h, w, c) to the graph's output; layers have the names of the nodes. `every_output`
+        makes all of their results visible.
+    """
+    keras = tensorflow().keras
+    x = keras.Input((None, None, graph.channels), dtype=dtype, name=INPUT)
+    tensors = {INPUT: x}
+    for node in graph.nodes:
+        inputs = [tensors[name] for name in node.inputs]
+        tensors[node.name] = _layer(node, dtype)(inputs if len(inputs) > 1 else inputs[0])
+    model = keras.Model(x, tensors[graph.output], name=graph.name)
+    set_weights(model, graph, weights)
+    return model
+
+
+def every_output(model: Any, graph: Graph) -> Any:
+    """A Keras model that shares the weights of `model` and returns {node name: result}."""
+    outputs = {node.name: model.get_layer(node.name).output for node in graph.nodes}
+    return tensorflow().keras.Model(model.input, outputs)
+
+
+def layer_call(node: Node, inputs: list[Array], weights: Weights, dtype: str = "float32") -> Array:
+    """Run one node in TensorFlow.
+
+    Parameters
+    ----------
+    node : Node
+        What to compute.
+    inputs : list of (n, h, w, c) arrays
+        One for each of ``node.inputs``.
+    weights : mapping of str to array
+        Those of the model; the node's own are taken by name.
+    dtype : {"float32", "float64"}
+        Inputs and weights are converted to it before the arithmetic.
+
+    Returns
+    -------
+    (n, h, w, c) array of that dtype
+    """
+    tf = tensorflow()
+    tensors = [tf.constant(x, dtype) for x in inputs]
+    layer, x = _layer(node, dtype), tensors if len(tensors) > 1 else tensors[0]
+    layer.build([t.shape for t in tensors] if len(tensors) > 1 else tensors[0].shape)
+    layer.set_weights(_of_node(node, weights))
+    result: Array = layer(x).numpy()
+    return result
+
+
+def get_weights(model: Any, graph: Graph) -> dict[str, NDArray[np.float32]]:
+    """The weights of a Keras model whose layers have the names of the graph's nodes."""
+    found = {}
+    for name in graph.parameters():
+        node, _, kind = name.rpartition("/")
+        value = model.get_layer(node).get_weights()[("kernel", "bias").index(kind)]
+        found[name] = np.asarray(value, np.float32)
+    return found
+
+
+def set_weights(model: Any, graph: Graph, weights: Weights) -> None:
+    """Put our weights into such a Keras model, in place."""
+    for node in graph.nodes:
+        if "filters" in node.attrs:
+            model.get_layer(node.name).set_weights(_of_node(node, weights))
+
+
+def article_fcn(num_classes: int) -> Any:
+    """The founding article's model, subclassed and with its error, as it is printed there.
+
+    Its layers are named as the nodes of ``models.two_conv(num_classes, as_printed=True)``, with
+    which `get_weights` and `set_weights` exchange weights once the model has been called.
+    """
+    keras = tensorflow().keras
+    layers = keras.layers
+
+    class FCN(keras.Model):  # type: ignore[misc, name-defined]
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.conv1 = layers.Conv2D(64, 3, activation="relu", padding="same", name="conv1")
+            self.pool1 = layers.MaxPooling2D((2, 2), name="pool1")
+            self.conv2 = layers.Conv2D(128, 3, activation="relu", padding="same", name="conv2")
+            self.pool2 = layers.MaxPooling2D((2, 2), name="pool2")
+            self.upsample = layers.Conv2DTranspose(num_classes, 2, strides=2, name="upsample")
+
+        def call(self, inputs: Any) -> Any:
+            x = self.pool1(self.conv1(inputs))
+            x = self.pool2(self.conv2(x))
+            return self.upsample(x)
+
+    return FCN(num_classes)
+
+
+def _of_node(node: Node, weights: Weights) -> list[Array]:
+    kinds = ("kernel", "bias") if node.attrs.get("use_bias") else ("kernel",)
+    return [weights[f"{node.name}/{kind}"] for kind in kinds] if "filters" in node.attrs else []
+
+
+def _layer(node: Node, dtype: str, **changes: Any) -> Any:
+    """The Keras layer that computes a node; `changes` override arguments of Conv2D."""
+    keras, attrs = tensorflow().keras, node.attrs
+    common = {"name": node.name, "dtype": dtype}
+    if node.op == "add":
+        return keras.layers.Add(**common)
+    if node.op == "crop":
+        return _crop_class()(attrs["offset"], **common)
+    if node.op == "max_pool2d":
+        return keras.layers.MaxPooling2D(attrs["size"], attrs["stride"], attrs["padding"], **common)
+    arguments = {
+        "filters": attrs["filters"],
+        "kernel_size": attrs["kernel"],
+        "strides": attrs["stride"],
+        "padding": attrs["padding"],
+        "use_bias": attrs["use_bias"],
+        **common,
+    }
+    if node.op == "conv2d_transpose":
+        return keras.layers.Conv2DTranspose(**arguments)
+    arguments |= {"dilation_rate": attrs["dilation"], "activation": attrs["activation"]}
+    return keras.layers.Conv2D(**(arguments | changes))
+
+
+@cache
+def _crop_class() -> Any:
+    keras = tensorflow().keras
+
+    class Crop(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        """The first of two tensors, cut to the height and width of the second."""
+
+        def __init__(self, offset: list[int], **common: Any) -> None:
+            super().__init__(**common)
+            self.offset = offset
+
+        def call(self, inputs: Any) -> Any:
+            x, like = inputs
+            (top, left), (_, h, w, _) = self.offset, keras.ops.shape(like)
+            return x[:, top : top + h, left : left + w, :]
+
+        def compute_output_shape(self, shapes: Any) -> Any:
+            return (shapes[0][0], *shapes[1][1:3], shapes[0][3])
+
+    return Crop
+
+
+class Trainer:
+    """Gradient steps on the weights of a graph.
+
+    While training, batch normalisation (Ioffe and Szegedy 2015) stands between each convolution
+    and its activation; `weights` folds it into the convolution exactly, so that the graph needs
+    none.
+
+    Parameters
+    ----------
+    graph : Graph
+        The architecture.
+    weights : mapping of str to array
+        Where to start.
+    class_weights : (classes,) array
+        Factor of each class in the cross entropy.
+    weight_decay : float
+        Of AdamW (Loshchilov and Hutter 2019), relative to the learning rate; kernels only.
+    """
+
+    def __init__(
+        self, graph: Graph, weights: Weights, class_weights: Array, weight_decay: float = 0.01
+    ) -> None:
+        self.tf, self.graph = tensorflow(), graph
+        keras = self.tf.keras
+        self.normalised = [n.name for n in graph.nodes if n.attrs.get("activation")]
+        x = keras.Input((None, None, graph.channels), name=INPUT)
+        tensors = {INPUT: x}
+        for node in graph.nodes:
+            inputs = [tensors[name] for name in node.inputs]
+            changes = {"activation": None, "use_bias": False} if self._has_bn(node) else {}
+            y = _layer(node, "float32", **changes)(inputs if len(inputs) > 1 else inputs[0])
+            if self._has_bn(node):
+                y = keras.layers.BatchNormalization(
+                    momentum=0.95, epsilon=EPSILON, name=f"{node.name}_bn"
+                )(y)
+                y = keras.layers.Activation(node.attrs["activation"])(y)
+            tensors[node.name] = y
+        self.model = keras.Model(x, tensors[graph.output])
+        for node in graph.nodes:
+            if "filters" in node.attrs:
+                values = _of_node(node, weights)
+                self.model.get_layer(node.name).set_weights(
+                    values[:1] if self._has_bn(node) else values
+                )
+        self.optimizer = keras.optimizers.AdamW(weight_decay=weight_decay, clipnorm=5.0)
+        self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        self.class_weights = self.tf.constant(class_weights, "float32")
+        self._step = self.tf.function(self._gradient_step)
+        self._predict = self.tf.function(
+            lambda x: self.tf.argmax(self.model(self._prepare(x), training=False), -1)
+        )
+
+    def _has_bn(self, node: Node) -> bool:
+        return node.name in self.normalised
+
+    def _prepare(self, images: Any) -> Any:
+        return self.tf.cast(images, "float32") / 255
+
+    def _gradient_step(self, images: Any, labels: Any) -> Any:
+        tf = self.tf
+        labels = tf.cast(labels, "int32")
+        with tf.GradientTape() as tape:
+            logits = self.model(self._prepare(images), training=True)
+            factor = tf.gather(self.class_weights, labels)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_sum(loss * factor) / tf.reduce_sum(factor)
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    def step(self, images: Array, labels: Array, rate: float) -> float:
+        """One step of AdamW on uint8 images (n, h, w, c), labels (n, h, w); returns the loss."""
+        self.optimizer.learning_rate.assign(rate)
+        return float(self._step(images, labels))
+
+    def predict(self, images: Array) -> Array:
+        """Labels (n, h, w) of uint8 images (n, h, w, c)."""
+        result: Array = self._predict(images).numpy()
+        return result
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Weights of the graph, batch normalisation folded in.
+
+        ``kernel' = kernel * g`` and ``bias' = beta - mean * g`` with
+        ``g = gamma / sqrt(variance + epsilon)``.
+        """
+        found: dict[str, NDArray[np.float32]] = {}
+        for node in self.graph.nodes:
+            if "filters" not in node.attrs:
+                continue
+            values = [v.astype(np.float64) for v in self.model.get_layer(node.name).get_weights()]
+            if self._has_bn(node):
+                bn = self.model.get_layer(f"{node.name}_bn").get_weights()
+                gamma, beta, mean, variance = (v.astype(np.float64) for v in bn)
+                g = gamma / np.sqrt(variance + EPSILON)
+                values = [values[0] * g, beta - mean * g]
+            for kind, value in zip(("kernel", "bias"), values, strict=False):
+                found[f"{node.name}/{kind}"] = value.astype(np.float32)
+        return found

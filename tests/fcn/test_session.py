@@ -1,0 +1,400 @@
+"""Sessions: exact integers against SciPy, buffers, threads, and labels at any image size."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import scipy.signal
+
+from fcn import models
+from fcn.graph import Graph, Model, Node
+from fcn.session import Session, _assign, fusable
+
+# --- an oracle that shares nothing with the packages under test but the graph ------------------
+
+
+def same_pads(size, window, stride):
+    total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    return total // 2, total - total // 2
+
+
+def padded(x, window, stride, padding, value):
+    pads = [(0, 0), (0, 0), (0, 0), (0, 0)]
+    if padding == "same":
+        pads[1:3] = [same_pads(x.shape[a], window[a - 1], stride[a - 1]) for a in (1, 2)]
+    return np.pad(x, pads, constant_values=value)
+
+
+def oracle_conv2d(x, w, b, a):
+    (dh, dw), (sh, sw) = a["dilation"], a["stride"]
+    kernel = np.zeros(((w.shape[0] - 1) * dh + 1, (w.shape[1] - 1) * dw + 1, *w.shape[2:]))
+    kernel[::dh, ::dw] = w
+    x = padded(x, kernel.shape[:2], a["stride"], a["padding"], 0)
+    y = np.stack(
+        [
+            sum(
+                scipy.signal.correlate(x[..., c], kernel[None, :, :, c, k], "valid")
+                for c in range(w.shape[2])
+            )
+            for k in range(w.shape[3])
+        ],
+        axis=-1,
+    )[:, ::sh, ::sw]
+    y = np.rint(y) + b  # SciPy may use an FFT; the true sums are integers
+    if a["activation"]:
+        y = np.clip(y, 0, 6 if a["activation"] == "relu6" else None)
+    return y
+
+
+def oracle_conv2d_transpose(x, w, b, a):
+    (sh, sw), (kh, kw) = a["stride"], w.shape[:2]
+    n, h, v, _ = x.shape
+    full = np.zeros((n, (h - 1) * sh + max(kh, sh), (v - 1) * sw + max(kw, sw), w.shape[2]))
+    for p, q in np.ndindex(kh, kw):
+        full[:, p : p + (h - 1) * sh + 1 : sh, q : q + (v - 1) * sw + 1 : sw] += x @ w[p, q].T
+    if a["padding"] == "same":
+        top, left = max(kh - sh, 0) // 2, max(kw - sw, 0) // 2
+        full = full[:, top : top + h * sh, left : left + v * sw]
+    return full + b
+
+
+def oracle(model, x):
+    """Every tensor of the graph, in float64."""
+    tensors = {"input": x.astype(np.float64)}
+    for node in model.graph.nodes:
+        a, inputs = node.attrs, [tensors[name] for name in node.inputs]
+        x = inputs[0]
+        if "filters" in a:
+            w = model.weights[f"{node.name}/kernel"].astype(np.float64)
+            b = model.weights[f"{node.name}/bias"] if a["use_bias"] else np.zeros(a["filters"])
+            y = {"conv2d": oracle_conv2d, "conv2d_transpose": oracle_conv2d_transpose}[node.op](
+                x, w, b, a
+            )
+        elif node.op == "max_pool2d":
+            x = padded(x, a["size"], a["stride"], a["padding"], -np.inf)
+            windows = np.lib.stride_tricks.sliding_window_view(x, a["size"], axis=(1, 2))
+            y = windows[:, :: a["stride"][0], :: a["stride"][1]].max(axis=(-2, -1))
+        elif node.op == "add":
+            y = inputs[0] + inputs[1]
+        else:
+            (top, left), (_, h, v, _) = a["offset"], inputs[1].shape
+            y = x[:, top : top + h, left : left + v]
+        tensors[node.name] = y
+    return tensors
+
+
+# --- models of small integers ------------------------------------------------------------------
+
+
+def integers(shape, seed, low=-2, high=3):
+    return np.random.default_rng(seed).integers(low, high, shape).astype(np.float32)
+
+
+def integer_model(graph, seed=0):
+    """Sparse weights in -1 .. 1, so that sums stay exact in float32 through all layers."""
+    weights = {}
+    for i, (name, shape) in enumerate(graph.parameters().items()):
+        keep = np.random.default_rng(seed + i).random(shape) < 0.3
+        weights[name] = integers(shape, seed + 100 + i, -1, 2) * keep.astype(np.float32)
+    return Model(graph, weights)
+
+
+def every_op():
+    """All ops; c1 is fusable, c2 is read twice, c4 is pooled by a window that is not 2x2."""
+
+    def conv(name, x, filters, **attrs):
+        return Node(name, "conv2d", (x,), {"filters": filters, "kernel": 3, **attrs})
+
+    def pool(name, x, size=2, stride=2):
+        attrs = {"size": size, "stride": stride, "padding": "same"}
+        return Node(name, "max_pool2d", (x,), attrs)
+
+    nodes = (
+        conv("c1", "input", 5, padding="same", activation="relu"),
+        pool("p1", "c1"),
+        conv("c2", "p1", 4, padding="same", activation="relu6", dilation=2),
+        pool("p2", "c2"),
+        conv("c3", "p2", 4, padding="same", use_bias=False, stride=[2, 1]),
+        conv("c4", "c2", 4, kernel=[1, 3], padding="same"),
+        pool("p4", "c4", size=3),
+        Node("p4c", "crop", ("p4", "c3"), {"offset": [0, 0]}),
+        Node("sum", "add", ("c3", "p4c")),
+        Node(
+            "up",
+            "conv2d_transpose",
+            ("sum",),
+            {"filters": 3, "kernel": [4, 3], "stride": [4, 2], "padding": "same"},
+        ),
+    )
+    return Graph("every_op", 3, nodes, "up")
+
+
+GRAPHS = {
+    "two_conv": models.two_conv(4),
+    "as_printed": models.two_conv(4, 1, as_printed=True),
+    "fcn8s": models.fcn8s(3, width=2, fc=8, fc_kernel=3),
+    "every_op": every_op(),
+}
+SHAPES = [(1, 32, 32), (2, 37, 22), (1, 9, 40)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_whole_run_is_exact(name, shape):
+    model = integer_model(GRAPHS[name])
+    session = Session(model, algorithm="direct")
+    for seed in (1, 2):  # the second run meets buffers that the first one filled
+        x = integers((*shape, model.graph.channels), seed)
+        expected = oracle(model, x)[model.graph.output]
+        np.testing.assert_array_equal(session.run(x), expected)
+    assert np.abs(expected).max() < 2**24
+    assert len(np.unique(expected)) > 10  # the network did not die
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_layers_are_exact_one_by_one(name):
+    model = integer_model(GRAPHS[name])
+    x = integers((1, 27, 34, model.graph.channels), 3)
+    expected = oracle(model, x)
+    found = list(Session(model, algorithm="direct").layers(x[0]))
+    assert [node for node, _ in found] == list(model.graph.nodes)
+    for node, y in found:
+        np.testing.assert_array_equal(y, expected[node.name], err_msg=node.name)
+
+
+def test_what_is_fused():
+    graph = every_op()
+    even, odd = (1, 32, 32, 3), (1, 31, 32, 3)
+    assert list(fusable(graph, graph.shapes(even))) == ["c1"]
+    assert list(fusable(graph, graph.shapes(odd))) == []  # a "same" pool covers the remainder
+    graph = models.two_conv(4)  # its pools are "valid"
+    assert list(fusable(graph, graph.shapes(odd))) == ["conv1", "conv2"]
+    program = Session(integer_model(graph))._program(odd)
+    assert [step.node.name for step in program.steps] == ["pool1", "pool2", "upsample"]
+    assert program.steps[0].plan.spec.pool
+    assert program.steps[0].shape == (1, 15, 16, 64)
+
+
+def test_output_of_the_graph_is_never_fused_away():
+    conv = Node("c", "conv2d", ("input",), {"filters": 2, "kernel": 1})
+    pool = Node("p", "max_pool2d", ("c",), {"size": 2, "stride": 2})
+    graph = Graph("g", 1, (conv, pool), "c")
+    assert fusable(graph, graph.shapes((1, 4, 4, 1))) == {}
+    model = integer_model(graph)
+    x = integers((1, 4, 4, 1), 0)
+    np.testing.assert_array_equal(Session(model).run(x), oracle(model, x)["c"])
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_no_buffer_is_written_while_it_is_needed(name):
+    graph = GRAPHS[name]
+    program = Session(integer_model(graph))._program((1, 40, 24, graph.channels))
+    slots, sizes = _assign(program.steps, graph.output)
+    holds = {}
+    for step in program.steps:
+        for tensor in step.inputs:
+            assert tensor == "input" or holds[slots[tensor]] == tensor
+        if step.node.name != graph.output:
+            assert slots[step.node.name] not in {slots.get(t) for t in step.inputs}
+            assert np.prod(step.shape) <= sizes[slots[step.node.name]]
+            holds[slots[step.node.name]] = step.node.name
+    assert len(sizes) <= 4
+
+
+def test_results_are_the_callers_own():
+    model = integer_model(GRAPHS["two_conv"])
+    session = Session(model)
+    x = integers((1, 16, 16, 3), 1)
+    first = session.run(x)
+    kept = first.copy()
+    session.run(x + 1)
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_rank_three_batches_and_thread_counts_give_the_same_bits(name):
+    graph = GRAPHS[name]
+    model = Model(graph, models.initialise(graph, 0))
+    x = np.random.default_rng(0).random((3, 45, 38, graph.channels), np.float32)
+    whole = Session(model).run(x)
+    alone = Session(model, num_threads=1)
+    for i in range(3):
+        np.testing.assert_array_equal(alone.run(x[i]), whole[i])
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_fused_run_equals_node_by_node_bit_for_bit(name):
+    graph = GRAPHS[name]
+    model = Model(graph, models.initialise(graph, 0))
+    session = Session(model, algorithm="direct")
+    x = np.random.default_rng(1).random((1, 45, 38, graph.channels), np.float32)
+    node_by_node = {node.name: y for node, y in session.layers(x)}
+    np.testing.assert_array_equal(session.run(x), node_by_node[graph.output])
+
+
+def test_python_threads_may_share_a_session():
+    model = integer_model(GRAPHS["every_op"])
+    session = Session(model, algorithm="direct")
+    shapes = [(1, 20 + 4 * (i % 6), 24, 3) for i in range(24)]  # more shapes than plans are kept
+    inputs = [integers(shape, i) for i, shape in enumerate(shapes)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(session.run, inputs))
+    for x, y in zip(inputs, found, strict=True):
+        np.testing.assert_array_equal(y, oracle(model, x)["up"])
+
+
+def test_nan_reaches_the_logits_and_stays_local():
+    graph = models.two_conv(2, 1)
+    model = Model(graph, models.initialise(graph, 0))
+    x = np.random.default_rng(0).random((1, 64, 64, 1), np.float32)
+    x[0, 20, 20] = np.nan
+    nan = np.isnan(Session(model, algorithm="direct").run(x))[0].any(axis=-1)
+    rows, cols = np.nonzero(nan)
+    # pool 1 sees it at 9 .. 10 (3x3 taps), pool 2 at 4 .. 5, each of which paints 4 x 4 pixels
+    assert (rows.min(), rows.max(), cols.min(), cols.max()) == (16, 23, 16, 23)
+    assert nan.sum() == 64
+
+
+@pytest.mark.parametrize("shape", [(0, 16, 16, 3), (2, 16, 16, 3)])
+def test_any_batch_size(shape):
+    y = Session(integer_model(GRAPHS["two_conv"])).run(np.zeros(shape, np.float32))
+    assert y.shape == (shape[0], 16, 16, 4)
+    assert y.dtype == np.float32
+
+
+def test_strided_input():
+    model = integer_model(GRAPHS["two_conv"])
+    x = integers((1, 32, 16, 6), 0)[:, ::-2, :, ::2]
+    y = Session(model, algorithm="direct").run(x)
+    np.testing.assert_array_equal(y, oracle(model, x)["upsample"])
+
+
+# --- segment -----------------------------------------------------------------------------------
+
+SIZES = [(1, 1), (1, 7), (3, 2), (5, 9), (33, 70), (32, 64), (31, 33)]
+
+
+def picture(size, channels=3):
+    shape = size if channels is None else (*size, channels)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def labels_by_hand(model, image):
+    """Pad by the edge to multiples of 4, run, upsample by 2 if needed, crop, argmax."""
+    h, w = image.shape[:2]
+    x = image.astype(np.float32) / np.float32(255)
+    rows, cols = (np.minimum(np.arange(-(-size // 4) * 4), size - 1) for size in (h, w))
+    logits = Session(model).run(x[rows][:, cols])
+    if logits.shape[0] != len(rows):  # bilinear by 2: pixels lie a quarter from their cell's centre
+        for axis in (0, 1):
+            n = logits.shape[axis]
+            before = logits.take(np.maximum(np.arange(n) - 1, 0), axis)
+            after = logits.take(np.minimum(np.arange(n) + 1, n - 1), axis)
+            pair = [0.75 * logits + 0.25 * before, 0.75 * logits + 0.25 * after]
+            shape = [*logits.shape]
+            shape[axis] *= 2
+            logits = np.stack(pair, axis + 1).reshape(shape)
+    return logits[:h, :w].argmax(-1)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", ["two_conv", "as_printed", "fcn8s"])
+def test_labels_have_the_size_of_the_image(name, size):
+    graph = GRAPHS[name]
+    model = Model(graph, models.initialise(graph, 0))
+    image = picture(size, graph.channels)
+    labels = Session(model).segment(image)
+    assert labels.shape == size
+    assert labels.dtype == np.uint8
+    if name != "fcn8s":
+        np.testing.assert_array_equal(labels, labels_by_hand(model, image))
+
+
+def test_network_of_any_size_sees_the_image_as_it_is():
+    """fcn8s answers at the size of its input, so nothing is added to the picture."""
+    graph = GRAPHS["fcn8s"]
+    session = Session(Model(graph, models.initialise(graph, 0)))
+    image = picture((37, 45))
+    x = session.prepare(image)
+    assert x.shape == (1, 37, 45, 3)
+    np.testing.assert_array_equal(session.run(x)[0].argmax(-1), session.segment(image))
+
+
+def test_gray_is_repeated_and_floats_are_in_unit_range():
+    graph = GRAPHS["two_conv"]
+    session = Session(Model(graph, models.initialise(graph, 0)))
+    gray = picture((10, 13), None)
+    expected = session.segment(np.stack([gray] * 3, axis=-1))
+    np.testing.assert_array_equal(session.segment(gray), expected)
+    np.testing.assert_array_equal(session.segment(gray[..., None]), expected)
+    scaled = gray.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(session.segment(scaled), expected)
+    np.testing.assert_array_equal(session.segment(scaled.astype(np.float64)), expected)
+
+
+def test_mean_and_deviation_of_the_model_are_applied():
+    graph = GRAPHS["two_conv"]
+    meta = {"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 2.0]}
+    session = Session(Model(graph, models.initialise(graph, 0), meta))
+    x = session.prepare(np.full((4, 4, 3), [255, 0, 255], np.uint8))
+    np.testing.assert_array_equal(x, np.full((1, 4, 4, 3), [1.0, -1.0, 0.5]))
+
+
+def test_float_image_is_not_changed():
+    session = Session(Model(GRAPHS["two_conv"], models.initialise(GRAPHS["two_conv"], 0)))
+    image = np.full((8, 8, 3), 0.75, np.float32)
+    session.segment(image)
+    assert (image == 0.75).all()
+
+
+def test_many_classes_need_wider_labels():
+    conv = Node("c", "conv2d", ("input",), {"filters": 300, "kernel": 1})
+    graph = Graph("wide", 1, (conv,), "c")
+    weights = {
+        "c/kernel": np.zeros((1, 1, 1, 300), np.float32),
+        "c/bias": np.arange(300, dtype=np.float32),
+    }
+    labels = Session(Model(graph, weights)).segment(np.zeros((2, 3), np.uint8))
+    np.testing.assert_array_equal(labels, np.full((2, 3), 299, np.int32), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        ([[1, 2]], TypeError, "segment: the image must be a NumPy array, got list"),
+        (np.zeros((4, 4, 3), np.int32), TypeError, "must be uint8, or float.*got dtype int32"),
+        (np.zeros((4, 4), object), TypeError, "got dtype object"),
+        (np.zeros((4, 4), complex), TypeError, "got dtype complex128"),
+        (np.zeros(4, np.uint8), ValueError, r"must be \(h, w\) or \(h, w, c\), got \(4,\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), ValueError, r"got \(1, 4, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, r"is empty, its shape is \(0, 4, 3\)"),
+        (np.zeros((4, 0), np.uint8), ValueError, "is empty"),
+        (np.zeros((4, 4, 4), np.uint8), ValueError, "reads 3 channels but the image has 4"),
+        (np.full((4, 4), np.nan, np.float32), ValueError, r"must lie in \[0, 1\], got nan"),
+        (np.full((4, 4), np.inf), ValueError, r"must lie in \[0, 1\], got inf"),
+        (np.full((4, 4), 255.0), ValueError, r"\[0, 1\], got 255 \.\. 255; divide it"),
+    ],
+)
+def test_bad_images(image, error, message):
+    with pytest.raises(error, match=message):
+        Session(integer_model(GRAPHS["two_conv"])).segment(image)
+
+
+def test_colour_for_a_gray_network_names_the_conversion():
+    with pytest.raises(ValueError, match=r"reads 1 channels.*fcn\.images\.fit\(image, 1\)"):
+        Session(integer_model(GRAPHS["as_printed"])).segment(picture((4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.zeros((1, 8, 8, 3)), TypeError, "must be a float32 array, got float64"),
+        ([[1.0]], TypeError, "must be a float32 array, got list"),
+        (np.zeros((8, 8), np.float32), ValueError, r"must be \(h, w, c\) or \(n, h, w, c\)"),
+        (np.zeros((8, 8, 4), np.float32), ValueError, r"reads \(n, h, w, 3\) arrays"),
+        (np.zeros((1, 1, 3), np.float32), ValueError, "window of 2 pixels"),
+    ],
+)
+def test_bad_inputs(x, error, message):
+    with pytest.raises(error, match=message):
+        Session(integer_model(GRAPHS["two_conv"])).run(x)

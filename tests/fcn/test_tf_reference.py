@@ -1,0 +1,192 @@
+"""Our graphs in Keras: equal to stacks written by hand, weights in and out, training folded."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from fcn import models, tf_reference
+from fcn.graph import Graph, Node
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return tf_reference.tensorflow().keras
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def random_weights(graph, seed=0):
+    """Weights with biases that are not zero."""
+    return {k: noise(s, seed + i) / 4 for i, (k, s) in enumerate(graph.parameters().items())}
+
+
+SMALL = models.fcn8s(3, width=2, fc=4, fc_kernel=3)
+
+
+@pytest.mark.parametrize("as_printed", [True, False])
+def test_two_conv_is_the_stack_written_by_hand(keras, as_printed):
+    graph = models.two_conv(5, as_printed=as_printed)
+    weights = random_weights(graph)
+    layers, factor = keras.layers, 2 if as_printed else 4
+    by_hand = keras.Sequential(
+        [
+            keras.Input((20, 24, 3)),
+            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.MaxPool2D(),
+            layers.Conv2D(128, 3, padding="same", activation="relu"),
+            layers.MaxPool2D(),
+            layers.Conv2DTranspose(5, factor, strides=factor),
+        ]
+    )
+    by_hand.set_weights(list(weights.values()))
+    x = noise((2, 20, 24, 3))
+    y = tf_reference.build(graph, weights)(x).numpy()
+    np.testing.assert_array_equal(y, by_hand(x).numpy())
+    assert y.shape == (2, 20 // (1 + as_printed), 24 // (1 + as_printed), 5)
+
+
+def test_the_articles_subclass_exchanges_weights_both_ways():
+    graph = models.two_conv(5, as_printed=True)
+    weights, x = random_weights(graph), noise((1, 16, 20, 3))
+    article = tf_reference.article_fcn(5)
+    own = article(x).numpy()
+    theirs = tf_reference.get_weights(article, graph)
+    np.testing.assert_array_equal(tf_reference.build(graph, theirs)(x).numpy(), own)
+    tf_reference.set_weights(article, graph, weights)
+    expected = tf_reference.build(graph, weights)(x).numpy()
+    np.testing.assert_array_equal(article(x).numpy(), expected)
+
+
+def test_skip_connections_are_those_written_by_hand(keras):
+    """FCN-8s from its scores on, in plain TensorFlow, on an odd size."""
+    tf, weights = tf_reference.tensorflow(), random_weights(SMALL)
+    x = noise((1, 37, 53, 3))
+    model = tf_reference.build(SMALL, weights)
+    got = tf_reference.every_output(model, SMALL)(x)
+
+    def up(y, name, stride, like):
+        n, h, w, _ = y.shape
+        kernel, shape = weights[f"{name}/kernel"], (n, h * stride, w * stride, 3)
+        y = tf.nn.conv2d_transpose(y, kernel, shape, stride, "SAME")
+        return y[:, : like.shape[1], : like.shape[2]]
+
+    fused = up(got["score_fr"], "upscore2", 2, got["pool4"]) + got["score_pool4"]
+    fused = up(fused, "upscore_pool4", 2, got["pool3"]) + got["score_pool3"]
+    np.testing.assert_allclose(up(fused, "upscore8", 8, x), got["score"], rtol=1e-4, atol=1e-4)
+    assert got["score"].shape == (1, 37, 53, 3)
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (37, 53), (64, 33)], ids=str)
+def test_every_node_has_the_shape_that_the_graph_infers(hw):
+    model = tf_reference.build(SMALL, random_weights(SMALL))
+    results = tf_reference.every_output(model, SMALL)(noise((2, *hw, 3)))
+    expected = SMALL.shapes((2, *hw, 3))
+    assert {k: tuple(y.shape) for k, y in results.items()} | {"input": (2, *hw, 3)} == expected
+
+
+EVERY_OP = Graph(
+    "every op",
+    2,
+    (
+        Node(
+            "a",
+            "conv2d",
+            ("input",),
+            {
+                "filters": 4,
+                "kernel": [3, 2],
+                "dilation": [1, 2],
+                "padding": "same",
+                "activation": "relu6",
+            },
+        ),
+        Node(
+            "b",
+            "conv2d",
+            ("a",),
+            {"filters": 4, "kernel": 1, "stride": [2, 3], "padding": "same", "use_bias": False},
+        ),
+        Node("c", "max_pool2d", ("b",), {"size": [3, 2], "stride": 2, "padding": "same"}),
+        Node("d", "conv2d_transpose", ("c",), {"filters": 4, "kernel": [3, 5], "stride": 2}),
+        Node("e", "crop", ("d", "b"), {"offset": [1, 0]}),
+        Node("f", "add", ("e", "b")),
+    ),
+    "f",
+)
+
+
+def test_one_node_at_a_time_gives_the_same():
+    weights, x = random_weights(EVERY_OP), noise((1, 11, 19, 2))
+    model = tf_reference.build(EVERY_OP, weights)
+    tensors = {"input": x} | {
+        name: y.numpy() for name, y in tf_reference.every_output(model, EVERY_OP)(x).items()
+    }
+    shapes = EVERY_OP.shapes(x.shape)
+    for node in EVERY_OP.nodes:
+        inputs = [tensors[name] for name in node.inputs]
+        y = tf_reference.layer_call(node, inputs, weights)
+        np.testing.assert_array_equal(y, tensors[node.name])
+        assert y.shape == shapes[node.name]
+
+
+def test_double_precision():
+    weights, x = random_weights(SMALL), noise((1, 40, 40, 3))
+    single = tf_reference.build(SMALL, weights)(x).numpy()
+    double = tf_reference.build(SMALL, weights, "float64")(x.astype(np.float64)).numpy()
+    assert (single.dtype, double.dtype) == (np.float32, np.float64)
+    error = np.linalg.norm(single - double) / np.linalg.norm(double)
+    assert 0 < error < 1e-5
+    node = SMALL.nodes[0]
+    assert tf_reference.layer_call(node, [x], weights, "float64").dtype == np.float64
+
+
+@pytest.mark.parametrize("graph", [SMALL, EVERY_OP], ids=lambda g: g.name)
+def test_weights_come_back_bit_for_bit(graph):
+    weights = random_weights(graph)
+    back = tf_reference.get_weights(tf_reference.build(graph, weights), graph)
+    assert back.keys() == weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_training_lowers_the_loss_and_folds_exactly():
+    """Batch normalisation, folded into the kernels, must not change what the network computes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 32, 48, 3)).astype(np.uint8)
+    labels = (images.mean(-1) > 128).astype(np.uint8)
+    trainer = tf_reference.Trainer(SMALL, models.initialise(SMALL, 0), np.ones(3))
+    losses = [trainer.step(images, labels, 3e-3) for _ in range(30)]
+    assert losses[-1] < losses[0]
+    x = images.astype(np.float32) / 255
+    normalised = trainer.model(x, training=False).numpy()
+    folded = tf_reference.build(SMALL, trainer.weights())(x).numpy()
+    # two float32 runs of some twenty layers: rounding alone is near 1e-6 of the norm
+    assert np.linalg.norm(folded - normalised) <= 2e-5 * np.linalg.norm(normalised)
+    np.testing.assert_array_equal(trainer.predict(images), normalised.argmax(-1))
+
+
+def test_class_weights_count():
+    """A class of weight zero has no part in the loss: its labels may be anything."""
+    images = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    labels = np.zeros((2, 16, 16), np.uint8)
+    labels[:, 8:] = 1
+    results = []
+    for other in (1, 2):
+        weights = models.initialise(SMALL, 0)
+        trainer = tf_reference.Trainer(SMALL, weights, np.array([1, 0, 0]))
+        results.append(trainer.step(images, np.where(labels, other, 0).astype(np.uint8), 1e-3))
+    assert results[0] == results[1]
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    tf_reference.tensorflow.cache_clear()
+    install = r"needs tensorflow: pip install 'fastconv\[tensorflow\]'"
+    with pytest.raises(ImportError, match=install):
+        tf_reference.build(SMALL, {})
+    tf_reference.tensorflow.cache_clear()
