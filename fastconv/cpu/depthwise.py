@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastconv.cpu import pack
-from fastconv.cpu.job import Job, scratch
+from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.simd import atomic_add, call, store_int
 from fastconv.cpu.tiles import fill_rows
@@ -36,7 +36,7 @@ def depthwise(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, tiles
 JOB = Job(depthwise)
 
 
-class Depthwise:
+class Depthwise(OneJob):
     """A depthwise convolution, planned."""
 
     algorithm = "direct"
@@ -53,9 +53,9 @@ class Depthwise:
         self._taps = pack.taps(spec)
         self._patch_taps = np.arange(kh * kw, dtype=np.int64) * (c * item)
         pixels = n * spec.out[1] * spec.out[2]
-        self._scratch = -(-(mr * 16 + mr * kh * kw * c * item) // 4096) * 4096
-        self._template = JOB.pack(
-            scratch_bytes=self._scratch, kernel=self.kernel.address, mr=mr,
+        private = mr * 16 + mr * kh * kw * c * item
+        super().__init__(
+            JOB, private, kernel=self.kernel.address, mr=mr,
             tiles=-(-pixels // mr), pixels=pixels, h=h, w=width, channels=c, oh=spec.out[1],
             ow=spec.out[2], kh=kh, kw=kw, sh=spec.stride[0], sw=spec.stride[1],
             dh=spec.dilation[0], dw=spec.dilation[1], top=spec.pad[0][0], left=spec.pad[1][0],
@@ -63,15 +63,6 @@ class Depthwise:
             clamp=self._clamp.ctypes.data, taps=self._taps.ctypes.data,
             patch_taps=self._patch_taps.ctypes.data, item=item,
         )  # fmt: skip
-
-    def scratch_bytes(self, threads: int) -> int:
-        """Scratch memory of a run."""
-        return self._scratch * threads
-
-    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """Both arrays C-contiguous, of the plan's shapes and dtype."""
-        memory = scratch(self.scratch_bytes(threads))
-        JOB.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
 
 
 def supports(spec: Conv2d) -> str:

@@ -10,7 +10,7 @@ What did not help: non-temporal stores; packing A for 1x1 kernels.
 import numpy as np
 
 from fastconv.cpu import pack
-from fastconv.cpu.job import Job, scratch
+from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import Kernel, candidates
 from fastconv.cpu.simd import atomic_add, call, load_int, store_int
 from fastconv.cpu.tiles import fill_rows
@@ -76,7 +76,7 @@ def choose_kernel(kind: str, dtype: str, columns: int) -> Kernel:
     return min(candidates(kind, dtype), key=lambda k: -(-columns // k.nr) * k.nr)
 
 
-class Direct:
+class Direct(OneJob):
     """A direct convolution, planned: packed weights and everything that depends on shapes."""
 
     algorithm = "direct"
@@ -97,9 +97,9 @@ class Direct:
         tiles = -(-pixels // outputs)
         patch = mr * kh * kw * cin * item
         per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
-        self._scratch = -(-(per_task * (16 * mr + 8 + patch) + 128) // 4096) * 4096
-        self._template = JOB.pack(
-            scratch_bytes=self._scratch, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
+        private = per_task * (16 * mr + 8 + patch) + 128
+        super().__init__(
+            JOB, private, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
             per_task=per_task, pool=int(spec.pool), pixels=pixels, h=h, w=width, channels=c,
             oh=spec.out[1], ow=spec.out[2], cout=k, kh=kh, kw=kw, sh=spec.stride[0],
             sw=spec.stride[1], dh=spec.dilation[0], dw=spec.dilation[1], top=spec.pad[0][0],
@@ -109,15 +109,6 @@ class Direct:
             segments=self._segments.ctypes.data, nseg=len(self._segments), length=length,
             item=item,
         )  # fmt: skip
-
-    def scratch_bytes(self, threads: int) -> int:
-        """Scratch memory of a run."""
-        return self._scratch * threads
-
-    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """Both arrays C-contiguous, of the plan's shapes and dtype."""
-        memory = scratch(self.scratch_bytes(threads))
-        JOB.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
 
 
 def supports(spec: Conv2d) -> str:

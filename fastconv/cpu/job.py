@@ -56,3 +56,21 @@ class Job(Native):
 def scratch(nbytes: int) -> int:
     """Address of scratch memory for one call of the current Python thread."""
     return arena.reserve(nbytes)
+
+
+class OneJob:
+    """A planned operation that is one job, with private scratch memory for each thread."""
+
+    def __init__(self, job: Job, private_bytes: int, **constants: int) -> None:
+        self._job = job
+        self._private = -(-private_bytes // 4096) * 4096  # threads do not share pages
+        self._template = job.pack(scratch_bytes=self._private, **constants)
+
+    def scratch_bytes(self, threads: int) -> int:
+        """Scratch memory of a run."""
+        return self._private * threads
+
+    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+        """Both arrays C-contiguous, of the plan's shapes and dtype."""
+        memory = scratch(self.scratch_bytes(threads))
+        self._job.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)

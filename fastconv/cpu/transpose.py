@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv.cpu import pack
 from fastconv.cpu.direct import MAX_TILES, PATCH_BYTES, choose_kernel
-from fastconv.cpu.job import Job, scratch
+from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.simd import atomic_add, call, copy_bytes, load_int, store_int
 from fastconv.cpu.tiles import fill_rows, inlined
 from fastconv.spec import Conv2d, ConvTranspose2d
@@ -121,7 +121,7 @@ def transpose(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, t
 JOB = Job(transpose)
 
 
-class Transpose:
+class Transpose(OneJob):
     """A transposed convolution, planned."""
 
     algorithm = "direct"
@@ -153,9 +153,8 @@ class Transpose:
         patch = mr * depth * item
         per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
         private = per_task * (8 * mr + 8 + patch) + 8 * mr + 64 + mr * nr * item + 128
-        self._scratch = -(-private // 4096) * 4096
-        self._template = JOB.pack(
-            scratch_bytes=self._scratch, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
+        super().__init__(
+            JOB, private, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
             per_task=per_task, pixels=pixels, h=h, w=width, channels=c, qh=qh, qw=qw, oh=oh, ow=ow,
             cout=k, mh=mh, mw=mw, sh=sh, sw=sw, top=spec.pad[0][0], left=spec.pad[1][0],
             groups=groups, panels=self.packed.shape[1], panel_bytes=depth * nr * item,
@@ -163,15 +162,6 @@ class Transpose:
             clamp=self._clamp.ctypes.data, segments=self._segments.ctypes.data,
             nseg=len(self._segments), length=length, item=item,
         )  # fmt: skip
-
-    def scratch_bytes(self, threads: int) -> int:
-        """Scratch memory of a run."""
-        return self._scratch * threads
-
-    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """Both arrays C-contiguous, of the plan's shapes and dtype."""
-        memory = scratch(self.scratch_bytes(threads))
-        JOB.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
 
 
 def phase_weights(w: np.ndarray, spec: ConvTranspose2d) -> tuple[np.ndarray, tuple[int, int]]:
