@@ -97,7 +97,7 @@ def conv2d(
         if algorithm == "direct":
             y[n] = _sum_error(products + 1, magnitude, spec.dtype)
         else:
-            y[n] = gamma(products + 1, U64) * magnitude + _winograd_f4(image, w, b, spec)
+            y[n] = gamma(products + 1, U64) * magnitude + _interleaved(image, w, b, spec)
     if spec.pool:  # |max(a) - max(b)| <= max |a - b|
         _, h, width, _ = spec.out
         pairs = y[:, : 2 * h, : 2 * width].reshape(spec.x[0], h, 2, width, 2, k)
@@ -189,20 +189,33 @@ def resize2d(x: ArrayLike, spec: Resize2d) -> Array:
     return _sum_error(2 * (t + 1), magnitude, spec.dtype) * SLACK
 
 
+def _interleaved(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
+    """`_winograd_f4` of each of the dense problems that a dilated convolution consists of."""
+    if spec.w[:2] != (3, 3) or spec.stride != (1, 1) or spec.groups != 1:
+        raise ValueError(
+            "bounds.conv2d: winograd_f4 needs a 3x3 kernel with stride and groups of 1, "
+            f"got {spec.w[0]}x{spec.w[1]}, {spec.stride} and {spec.groups}"
+        )
+    dh, dw = spec.dilation
+    padded = np.pad(image, (*spec.pad, (0, 0)))
+    y = np.zeros(spec.conv_out[1:])
+    for py, px in np.ndindex(min(dh, len(y)), min(dw, y.shape[1])):
+        part = padded[py::dh, px::dw]
+        dense = Conv2d((1, *part.shape), spec.w, dtype=spec.dtype)
+        y[py::dh, px::dw] = _winograd_f4(part, w, bias, dense)
+    return y
+
+
 def _winograd_f4(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
     """Bound of ``Y = AT @ sum_c(U * V) @ A + bias``, ``U = G @ w @ G.T``, ``V = BT @ x @ B``.
 
     ``U`` is computed in float64 and rounded once, all else in the working precision. A term of a
     linear combination of ``z`` numbers passes at most ``z + 2`` roundings: of its coefficient,
     which may be a product of two, of its product, and of ``z - 1`` additions. Scaling rows of the
-    matrices by powers of two changes nothing. Tiles start at output pixel (0, 0).
+    matrices by powers of two changes nothing. Tiles start at output pixel (0, 0); `spec` pads
+    nothing.
     """
-    (kh, kw, c, k), (_, out_h, out_w, _) = spec.w, spec.conv_out
-    if (kh, kw) != (3, 3) or {*spec.stride, *spec.dilation, spec.groups} != {1}:
-        raise ValueError(
-            "bounds.conv2d: winograd_f4 needs a 3x3 kernel with stride, dilation and groups of 1, "
-            f"got {kh}x{kw}, {spec.stride}, {spec.dilation} and {spec.groups}"
-        )
+    (_, _, c, k), (_, out_h, out_w, _) = spec.w, spec.conv_out
     at, g, bt = (np.array(matrix, np.float64) for matrix in cook_toom(4, 3, F4_POINTS))
     u, tiny = unit_roundoff(spec.dtype), float(np.finfo(spec.dtype).smallest_subnormal)
     in_turns, out_turns = (
@@ -215,11 +228,9 @@ def _winograd_f4(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
     u_error = u * u_abs + noise + tiny
     u_most = u_abs + u_error
 
-    (top, _), (left, _) = spec.pad
     down, across = -(-out_h // 4), -(-out_w // 4)
     padded = np.zeros((4 * down + 2, 4 * across + 2, c))
-    inside = padded[top:, left:][: spec.x[1], : spec.x[2]]
-    inside += image[: inside.shape[0], : inside.shape[1]]
+    padded[: len(image), : image.shape[1]] = image
     y = np.zeros((4 * down, 4 * across, k))
     step = max(CHUNK // (36 * max(across * max(c, k), 1)), 1)
     for first in range(0, down, step):

@@ -1,5 +1,8 @@
 """Winograd F(4x4, 3x3) for 3x3 kernels of stride 1: a quarter of the multiplications.
 
+A dilated convolution is dh * dw dense ones on interleaved pixels; their tiles only have other
+strides.
+
 Two schedules of the same arithmetic, so of the same bits:
 
 * fused: a task transforms `block` tiles into private scratch that stays in L2, then for each panel
@@ -33,19 +36,29 @@ inlined = njit(nogil=True, error_model="numpy")
 
 
 @inlined
-def input_tile(transform, x, h, w, channels, item, lanes, top, left, tile, ty_count, tx_count,
-               target, product, group, patch):  # fmt: skip
-    """Transform one 6x6 tile of all channels to `target`; `patch` is scratch."""
-    n, rest = divmod(tile, ty_count * tx_count)
+def locate(tile, ty_count, tx_count, dh, dw, size):
+    """Image, row and column of a tile's first output, `size` of them a side."""
+    n, rest = divmod(tile, dh * dw * ty_count * tx_count)
+    phase, rest = divmod(rest, ty_count * tx_count)
+    py, px = divmod(phase, dw)
     ty, tx = divmod(rest, tx_count)
-    y0, x0 = ty * TILE - top, tx * TILE - left
+    return n, py + ty * size * dh, px + tx * size * dw
+
+
+@inlined
+def input_tile(transform, x, h, w, channels, item, lanes, top, left, dh, dw, tile, ty_count,
+               tx_count, target, product, group, patch):  # fmt: skip
+    """Transform one 6x6 tile of all channels to `target`; `patch` is scratch."""
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, TILE)
+    y0, x0 = y0 - top, x0 - left
     pixel = channels * item
     vector = lanes * item
     image = x + n * h * w * pixel
     whole = channels // lanes
-    if y0 >= 0 and x0 >= 0 and y0 + REACH <= h and x0 + REACH <= w:
+    last = REACH - 1
+    if y0 >= 0 and x0 >= 0 and y0 + last * dh < h and x0 + last * dw < w:
         start = image + (y0 * w + x0) * pixel
-        call(transform, (start, pixel, w * pixel, whole, target, product, group))
+        call(transform, (start, dw * pixel, dh * w * pixel, whole, target, product, group))
         first = whole
     else:
         first = 0
@@ -56,8 +69,9 @@ def input_tile(transform, x, h, w, channels, item, lanes, top, left, tile, ty_co
         for i in range(REACH):
             for j in range(REACH):
                 to = patch + (i * REACH + j) * size
-                if 0 <= y0 + i < h and 0 <= x0 + j < w:
-                    of = image + ((y0 + i) * w + x0 + j) * pixel + first * vector
+                row, column = y0 + i * dh, x0 + j * dw
+                if 0 <= row < h and 0 <= column < w:
+                    of = image + (row * w + column) * pixel + first * vector
                     copy_bytes(to, of, valid)
                     if valid < size:
                         zero_bytes(to + valid, size - valid)
@@ -71,22 +85,23 @@ def input_tile(transform, x, h, w, channels, item, lanes, top, left, tile, ty_co
 
 @inlined
 def output_tile(transform, source, product, out, oh, ow, cout, item, lanes, size, channel, valid,
-                nr, tile, ty_count, tx_count, bias, clamp, patch):  # fmt: skip
+                nr, dh, dw, tile, ty_count, tx_count, bias, clamp, patch):  # fmt: skip
     """Inverse transform of one tile and `nr` channels, of which `valid` exist, into `out`."""
-    n, rest = divmod(tile, ty_count * tx_count)
-    ty, tx = divmod(rest, tx_count)
-    y0, x0 = ty * size, tx * size
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, size)
     pixel = cout * item
     to = out + ((n * oh + y0) * ow + x0) * pixel + channel * item
     vectors = nr // lanes
-    if valid == nr and y0 + size <= oh and x0 + size <= ow:
-        call(transform, (source, product, to, pixel, ow * pixel, bias, clamp, vectors))
+    last = size - 1
+    if valid == nr and y0 + last * dh < oh and x0 + last * dw < ow:
+        call(transform, (source, product, to, dw * pixel, dh * ow * pixel, bias, clamp, vectors))
     else:
         row = nr * item
         call(transform, (source, product, patch, row, size * row, bias, clamp, vectors))
-        for i in range(min(size, oh - y0)):
-            for j in range(min(size, ow - x0)):
-                copy_bytes(to + (i * ow + j) * pixel, patch + (i * size + j) * row, valid * item)
+        for i in range(size):
+            for j in range(size):
+                if y0 + i * dh < oh and x0 + j * dw < ow:
+                    at = to + (i * dh * ow + j * dw) * pixel
+                    copy_bytes(at, patch + (i * size + j) * row, valid * item)
 
 
 @inlined
@@ -103,7 +118,7 @@ def block_products(gemm, v, product_v, weights, panel, m, product_m, count, mr, 
 
 def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes, gemm, forward,
           inverse, mr, nr, block, product_v, product_m, tiles, ty_count, tx_count, h, w, channels,
-          top, left, oh, ow, cout, size, weights, bias, clamp, item, lanes):  # fmt: skip
+          top, left, dh, dw, oh, ow, cout, size, weights, bias, clamp, item, lanes):  # fmt: skip
     """Driver: a task is a block of tiles, through all panels."""
     patch = scratch + thread * scratch_bytes
     m = patch + patch_bytes
@@ -117,8 +132,8 @@ def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes,
         count = min(block, tiles - first)
         for t in range(count):
             b, r = divmod(t, mr)
-            input_tile(forward, x, h, w, channels, item, lanes, top, left, first + t, ty_count,
-                       tx_count, v + b * mr * groups * vector + r * vector, product_v,
+            input_tile(forward, x, h, w, channels, item, lanes, top, left, dh, dw, first + t,
+                       ty_count, tx_count, v + b * mr * groups * vector + r * vector, product_v,
                        mr * vector, patch)  # fmt: skip
         for panel in range((cout + nr - 1) // nr):
             channel = panel * nr
@@ -126,13 +141,13 @@ def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes,
                            item, lanes)  # fmt: skip
             for t in range(count):
                 output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
-                            size, channel, min(nr, cout - channel), nr, first + t, ty_count,
+                            size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,
                             tx_count, bias + channel * item, clamp, patch)  # fmt: skip
 
 
 def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, forward,
                   mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w, channels,
-                  top, left, item, lanes):  # fmt: skip
+                  top, left, dh, dw, item, lanes):  # fmt: skip
     """Driver: transform all tiles into the shared V, which the private scratch follows."""
     patch = scratch + shared_bytes + thread * scratch_bytes
     groups = (channels + lanes - 1) // lanes
@@ -146,13 +161,13 @@ def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes,
             j, t = divmod(tile, block)
             b, r = divmod(t, mr)
             v = scratch + j * block_bytes + b * mr * groups * vector + r * vector
-            input_tile(forward, x, h, w, channels, item, lanes, top, left, tile, ty_count,
-                       tx_count, v, product_v, mr * vector, patch)  # fmt: skip
+            input_tile(forward, x, h, w, channels, item, lanes, top, left, dh, dw, tile,
+                       ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
 
 
 def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, patch_bytes, gemm,
                    inverse, mr, nr, block, block_bytes, product_v, product_m, tiles, ty_count,
-                   tx_count, channels, oh, ow, cout, size, weights, bias, clamp, item,
+                   tx_count, channels, dh, dw, oh, ow, cout, size, weights, bias, clamp, item,
                    lanes):  # fmt: skip
     """Driver: a task is one block of tiles and one panel of output channels."""
     patch = scratch + shared_bytes + thread * scratch_bytes
@@ -172,11 +187,19 @@ def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes
                        count, mr, nr, groups, item, lanes)  # fmt: skip
         for t in range(count):
             output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
-                        size, channel, min(nr, cout - channel), nr, first + t, ty_count, tx_count,
-                        bias + channel * item, clamp, patch)  # fmt: skip
+                        size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,
+                        tx_count, bias + channel * item, clamp, patch)  # fmt: skip
 
 
 FUSED, FORWARD, PRODUCT = Job(fused), Job(phase_forward), Job(phase_products)
+
+
+def tile_counts(spec: Conv2d) -> tuple[int, int, int]:
+    """Tiles in a column and in a row of one interleaved problem, and of all of them."""
+    n, h, w, _ = spec.conv_out
+    dh, dw = spec.dilation
+    down, across = -(-h // (TILE * dh)), -(-w // (TILE * dw))
+    return down, across, n * dh * dw * down * across
 
 
 def choose_schedule(spec: Conv2d, tiles: int) -> tuple[str, Kernel, int]:
@@ -202,12 +225,11 @@ class Winograd:
     algorithm = "winograd_f4"
 
     def __init__(self, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None) -> None:
-        n, h, width, c = spec.x
+        _, h, width, c = spec.x
         k = spec.w[3]
         dtype = spec.dtype
         item, lanes = np.dtype(dtype).itemsize, LANES[dtype]
-        ty, tx = -(-spec.conv_out[1] // TILE), -(-spec.conv_out[2] // TILE)
-        tiles = n * ty * tx
+        ty, tx, tiles = tile_counts(spec)
         self.schedule, self.kernel, block = choose_schedule(spec, tiles)
         mr, nr = self.kernel.mr, self.kernel.nr
         groups, panels = -(-c // lanes), -(-k // nr)
@@ -233,6 +255,7 @@ class Winograd:
         common = {
             "ty_count": ty, "tx_count": tx, "tiles": tiles, "channels": c, "item": item,
             "lanes": lanes, "mr": mr, "block": block, "product_v": product_v,
+            "dh": spec.dilation[0], "dw": spec.dilation[1],
         }  # fmt: skip
         source = {
             "h": h, "w": width, "top": spec.pad[0][0], "left": spec.pad[1][0],
@@ -281,8 +304,10 @@ def _page(nbytes: int) -> int:
 
 def supports(spec: Conv2d) -> str:
     """Why this algorithm cannot serve `spec`; "" when it can."""
-    if spec.w[:2] != (3, 3) or spec.stride != (1, 1) or spec.dilation != (1, 1):
-        return "it needs a 3x3 kernel with stride 1 and dilation 1"
+    if spec.w[:2] != (3, 3) or spec.stride != (1, 1):
+        return "it needs a 3x3 kernel with stride 1"
+    if spec.pool and spec.dilation != (1, 1):
+        return "it cannot pool dilated outputs, which lie in different tiles"
     if spec.groups != 1:
         return f"it needs groups=1, got {spec.groups}"
     return ""
@@ -293,7 +318,6 @@ def profits(spec: Conv2d) -> str:
     n, h, w, k = spec.conv_out
     if spec.x[3] < 16 or k < 8:
         return f"{spec.x[3]} -> {k} channels do not pay for the transforms"
-    tiles = n * -(-h // TILE) * -(-w // TILE)
-    if 4 * PRODUCTS * tiles > 3 * 9 * n * h * w:
+    if 4 * PRODUCTS * tile_counts(spec)[2] > 3 * 9 * n * h * w:
         return f"a map of {h} x {w} pixels leaves most of its 4x4 tiles unused"
     return ""

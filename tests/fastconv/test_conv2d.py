@@ -60,6 +60,20 @@ def test_winograd_of_exact_sums_is_exact_to_rounding(channels, size, dtype, pool
         assert_within(plan(x), expected, bounds.conv2d(x, w, b, plan.spec, "winograd_f4"))
 
 
+@pytest.mark.parametrize("schedule", ["fused", "phased"])
+@pytest.mark.parametrize("dilation", [2, (1, 3), 4, (5, 2)], ids=str)
+def test_dilated_winograd(dilation, schedule, monkeypatch):
+    kernel = winograd.candidates("panel_gemm", "float32")[0]
+    monkeypatch.setattr(winograd, "choose_schedule", lambda *_: (schedule, kernel, kernel.mr))
+    x, w, b = _case((2, 19, 22, 17), (3, 3, 17, 35))
+    for padding in ("same", "valid", ((7, 0), (1, 3))):
+        plan = plan_conv2d(
+            x.shape, w, b, padding=padding, dilation=dilation, algorithm="winograd_f4"
+        )
+        expected = reference.conv2d(x, w, b, plan.spec)
+        assert_within(plan(x), expected, bounds.conv2d(x, w, b, plan.spec, "winograd_f4"))
+
+
 def test_both_winograd_schedules_give_the_same_bits(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 64, 64, 40), np.float32)
@@ -172,7 +186,8 @@ def test_auto_chooses_by_the_layer():
     assert algorithm((1, 56, 56, 64), (3, 3, 64, 64), padding="same") == "winograd_f4"
     assert algorithm((1, 56, 56, 3), (3, 3, 3, 64)) == "direct"
     assert algorithm((1, 56, 56, 64), (3, 3, 64, 64), stride=2) == "direct"
-    assert algorithm((1, 56, 56, 64), (3, 3, 64, 64), dilation=2) == "direct"
+    assert algorithm((1, 56, 56, 64), (3, 3, 64, 64), dilation=2) == "winograd_f4"
+    assert algorithm((1, 16, 16, 64), (3, 3, 64, 64), dilation=6) == "direct"
     assert algorithm((1, 3, 3, 64), (3, 3, 64, 64)) == "direct"
 
 
