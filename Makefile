@@ -4,7 +4,7 @@
 #   make demo     segment held-out scenes with the trained networks; pictures in build/demo
 #   make test     all tests but the slow ones (test-all: these, too)
 #   make check    formatting, lint and types
-#   make bench    timings beside those of other libraries
+#   make bench    timings beside those of other libraries, and of start-up
 #   make clean    remove what was built (distclean: and .venv)
 
 PYTHON  ?= python3
@@ -34,7 +34,8 @@ check: $(VENV)/.check-installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench-installed
-	$(QUIET_TENSORFLOW) $(BIN)/python -m pytest benchmarks $(ARGS)
+	$(QUIET_TENSORFLOW) $(BIN)/python -m benchmarks.compare $(ARGS)
+	$(QUIET_TENSORFLOW) $(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,iqr,rounds
 
 clean:
 	rm -rf build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache

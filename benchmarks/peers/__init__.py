@@ -1,0 +1,82 @@
+"""The engines that are compared, one file each, behind one small interface.
+
+A file holds a class `Engine`. Its package is imported when the engine is made, never before, so a
+missing one is only an ImportError there. The first line of its docstring says how it is run.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.layers import Array, Layer
+
+OURS = "fastconv"
+
+# engine -> kind. "direct" engines multiply out every product; "winograd" ones have fewer to do.
+PEERS = {
+    OURS: "own",
+    "tensorflow": "direct",
+    "torch": "direct",
+    "onnxruntime": "direct",
+    "openvino": "direct",
+    "mnn": "winograd",
+    "ncnn": "winograd",
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A layer, ready to run on an engine.
+
+    Attributes
+    ----------
+    run : function
+        One inference and nothing else: this is what is timed.
+    read : function
+        Turns what `run` gave into an (n, h, w, k) array; never timed.
+    alive : tuple
+        Objects that the engine refers to without holding them.
+    """
+
+    run: Callable[[], Any]
+    read: Callable[[Any], Array] = np.asarray
+    alive: tuple[Any, ...] = ()
+
+
+class Engine(Protocol):
+    """What a file of this package provides.
+
+    Attributes
+    ----------
+    version : str
+    """
+
+    version: str
+
+    def __init__(self, threads: int) -> None:
+        """Import the package and give it `threads` threads."""
+
+    def variants(self, layer: Layer) -> dict[str, Callable[[], Program]]:
+        """Ways to run this layer, each with the function that packs, compiles and allocates."""
+
+
+def load(name: str, threads: int) -> Engine:
+    """Make the engine of that name.
+
+    Raises
+    ------
+    ImportError
+        If its package is not installed.
+    """
+    module = "ours" if name == OURS else name
+    engine: Engine = importlib.import_module(f"{__name__}.{module}").Engine(threads)
+    return engine
+
+
+def settings(name: str) -> str:
+    """How the engine is run, in one line."""
+    module = importlib.import_module(f"{__name__}.{'ours' if name == OURS else name}")
+    return str(module.Engine.__doc__).partition("\n")[0]
