@@ -17,7 +17,7 @@ from fastconv.cpu.tiles import fill_rows
 from fastconv.spec import Conv2d
 
 PATCH_BYTES = 512 << 10  # of L2, for the gathered rows of a task
-MAX_TILES = 16  # a task's tiles: enough to use a panel of weights from L1 again and again
+MAX_TILES = 64  # of a task; more where they fit help only the first, small layers
 
 
 def direct(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, tiles, per_task,
