@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from fcn._extras import require
 
 CLASSES = ("paper", *(f"digit {d}" for d in range(10)))
-SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}  # shares of the source digits
-SMALLEST, LARGEST = 42.0, 88.0  # side of a digit's 8 x 8 box in pixels of the scene
+SPLITS = {"train": 0.75, "val": 0.1, "test": 0.15}  # shares of the source digits
+SMALLEST, LARGEST = 44.0, 88.0  # side of a digit's 8 x 8 box in pixels of the scene
 INK = 0.4  # density from which on a pixel is ink
-PIXELS_PER_DIGIT = 1400  # of the scene's area for each attempt to place a digit
-MOST_HIDDEN = 0.15  # share of a digit's ink that later digits may cover
+PIXELS_PER_DIGIT = 1500  # of the scene's area for each attempt to place a digit
+MOST_HIDDEN = 0.06  # share of a digit's ink that later digits may cover
 
 STEPS, MARGIN = 32, 2  # per cell, and cells around the digit, of the grid it is sampled on
 
@@ -106,7 +106,7 @@ def scene(split: str, index: int, size: tuple[int, int] = (128, 128)) -> tuple[I
         side = np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
         centre = _free_place(rng, size, side, centres)
         box, ink = _write(rng, density[which], size, side, centre)
-        colour, strength = _ink(rng, dark), rng.uniform(0.85, 1.0)
+        colour, strength = _ink(rng, dark), rng.uniform(0.9, 1.0)
         mask = ink >= INK
         left = np.bincount(owner[owner >= 0], minlength=len(areas))
         under = owner[box][mask]
@@ -155,7 +155,7 @@ def _free_place(
     rng: np.random.Generator, size: tuple[int, int], side: float, taken: list[Points]
 ) -> Points:
     """Of a few random places the one farthest from all digits (Mitchell's best candidate)."""
-    room = np.maximum(np.array(size) - 0.8 * side, 1)  # digits stick out a little at most
+    room = np.maximum(np.array(size) - 0.9 * side, 1)  # digits stick out a little at most
     places: Points = np.array(size) / 2 + rng.uniform(-0.5, 0.5, (6, 2)) * room
     distance = np.linalg.norm(places[:, None] - np.reshape(taken, (-1, 2)), axis=2)
     best: Points = places[np.argmax(distance.min(1, initial=np.inf))]
@@ -166,7 +166,7 @@ def _write(
     rng: np.random.Generator, density: Float, size: tuple[int, int], side: float, centre: Points
 ) -> tuple[tuple[slice, slice], Float]:
     """One digit's ink density in the box of the scene that it touches."""
-    angle, slant = rng.normal(0, np.radians(12)), rng.normal(0, 0.12)
+    angle, slant = rng.normal(0, np.radians(10)), rng.normal(0, 0.1)
     stretch = np.exp(rng.normal(0, 0.08))  # height against width
     cos, sin = np.cos(angle), np.sin(angle)
     # scene pixels (row, col) per cell of the digit's grid
@@ -177,7 +177,7 @@ def _write(
     back = np.linalg.inv(forward)
     down, right = (np.arange(low[a], high[a]) + 0.5 - centre[a] for a in (0, 1))
     row, col = (back[a, 0] * down[:, None] + back[a, 1] * right + 3.5 for a in (0, 1))  # in cells
-    (bend, sway), (start, shift) = rng.normal(0, 0.12, 2), rng.uniform(0, 2 * np.pi, 2)
+    (bend, sway), (start, shift) = rng.normal(0, 0.1, 2), rng.uniform(0, 2 * np.pi, 2)
     row, col = row + bend * np.sin(0.8 * col + start), col + sway * np.sin(0.8 * row + shift)
     fine = enlarge(density)
     last = len(fine) - 1

@@ -82,10 +82,11 @@ def layer_call(node: Node, inputs: list[Array], weights: Weights, dtype: str = "
     """
     tf = tensorflow()
     tensors = [tf.constant(x, dtype) for x in inputs]
-    layer, x = _layer(node, dtype), tensors if len(tensors) > 1 else tensors[0]
-    layer.build([t.shape for t in tensors] if len(tensors) > 1 else tensors[0].shape)
+    shapes = [tuple(x.shape) for x in inputs]
+    layer, many = _layer(node, dtype), len(inputs) > 1
+    layer.build(shapes if many else shapes[0])
     layer.set_weights(_of_node(node, weights))
-    result: Array = layer(x).numpy()
+    result: Array = layer(tensors if many else tensors[0]).numpy()
     return result
 
 

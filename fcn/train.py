@@ -7,7 +7,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from fcn.metrics import ConfusionMatrix
 
 Images = NDArray[np.uint8]
 SIZE = (128, 128)
+LIVES = 3  # epochs that a scene is seen before a new one replaces it
 BAR = 30  # characters of the progress bar
 
 
@@ -37,10 +38,10 @@ def train(
     *,
     seed: int = 0,
     minutes: float = 20.0,
-    scenes: int = 5000,
-    batch: int = 12,
-    rate: float = 5e-3,
-    patience: int = 8,
+    scenes: int = 2400,
+    batch: int = 8,
+    rate: float = 4e-3,
+    patience: int = 15,
     held_out: int = 200,
     stream: TextIO | None = None,
 ) -> Model:
@@ -61,7 +62,8 @@ def train(
     minutes : float
         How long; the learning rate rises and falls once in that time.
     scenes, batch : int
-        Different training scenes, and how many of them make a step.
+        Training scenes of an epoch, and how many of them make a step. A third of the scenes is
+        new in each epoch, so that none is learnt by heart.
     rate : float
         Highest learning rate.
     patience : int
@@ -79,58 +81,55 @@ def train(
     Raises
     ------
     ValueError
-        For an unknown architecture.
+        For an unknown architecture or a number that is not positive.
     ImportError
         Without TensorFlow (extra `tensorflow`) or scikit-learn (extra `demo`).
     OSError
         If `out` cannot be written.
     """
     graph, stream, folder = architecture(name), stream or sys.stderr, Path(out).absolute().parent
+    if min(minutes, scenes, batch, rate, patience, held_out) <= 0:
+        raise ValueError(
+            f"train: every number must be above 0: {minutes=}, {scenes=}, {batch=}, {rate=}, "
+            f"{patience=}, {held_out=}"
+        )
     if not os.access(folder, os.W_OK):
         raise OSError(f"train: cannot write into {folder}; make this folder or choose another")
-    start, rng = time.monotonic(), np.random.default_rng(seed)
-    best = Model(graph, models.initialise(graph, seed), {"classes": list(digits.CLASSES)})
-    images, labels = _compose("train", scenes, stream)
-    validation = _compose("val", held_out, stream)
+    command = f"fcn train {name} --seed {seed} --minutes {minutes:g} --scenes {scenes} "
+    facts = _facts(seed, command + f"--batch {batch} --rate {rate:g}")
+    best = Model(graph, models.initialise(graph, seed), facts)
+    begin, rng = time.monotonic(), np.random.default_rng(seed)
+    validation = _compose("val", range(held_out), stream)
+    images, labels = _compose("train", range(scenes), stream)
     trainer = tf_reference.Trainer(graph, best.weights, class_weights(labels))
-    facts = {
-        "classes": list(digits.CLASSES),
-        "input": "float32 RGB in [0, 1]",
-        "command": f"fcn train {name} --seed {seed} --minutes {minutes:g} --scenes {scenes} "
-        f"--batch {batch} --rate {rate:g}",
-        "seed": seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{p: version(p) for p in ("tensorflow", "numpy", "scikit-learn")},
-        },
-    }
     curve: list[float] = []
-    steps, begin, done = 0, time.monotonic(), 0.0
+    steps, done = 0, 0.0
     while done < 1 and len(curve) - int(np.argmax([0.0, *curve])) < patience:
-        order = rng.permutation(scenes)
-        for chosen in np.split(order, range(batch, scenes, batch)):
+        for chosen in np.split(rng.permutation(scenes), range(batch, scenes, batch)):
             done = min((time.monotonic() - begin) / (60 * minutes), 1.0)
-            if done == 1:
-                break
             loss = trainer.step(
                 recolour(rng, images[chosen]), labels[chosen], rate * one_cycle(done)
             )
             steps += 1
             _bar(stream, done, f"step {steps}, loss {loss:.3f}, IoU {max([0.0, *curve]):.4f}")
+            if done == 1:
+                break
         curve.append(round(mean_iou(trainer, *validation), 4))
         print(f"\repoch {len(curve)}: validation IoU {curve[-1]:.4f}".ljust(BAR + 50), file=stream)
         if curve[-1] == max(curve):
-            facts |= {
-                "validation_iou": curve.copy(),
-                "steps": steps,
-                "minutes": round((time.monotonic() - start) / 60, 1),
-            }
-            best = Model(graph, trainer.weights(), facts.copy())
+            spent = round((time.monotonic() - begin) / 60, 1)
+            news = {"validation_iou": curve.copy(), "steps": steps, "minutes": spent}
+            best = Model(graph, trainer.weights(), facts | news)
             native.save(best, out)
+        oldest = np.arange(scenes // LIVES) + (len(curve) - 1) % LIVES * (scenes // LIVES)
+        first = scenes + (len(curve) - 1) * len(oldest)
+        images[oldest], labels[oldest] = _compose(
+            "train", range(first, first + len(oldest)), stream
+        )
     return best
 
 
-def one_cycle(done: float, warm_up: float = 0.2) -> float:
+def one_cycle(done: float, warm_up: float = 0.1) -> float:
     """Factor of the learning rate when the share `done` of training is over.
 
     It rises from 0.04 to 1 along a cosine and falls to 0.001 along another (Smith and Topin 2018).
@@ -169,12 +168,25 @@ def mean_iou(trainer: tf_reference.Trainer, images: Images, labels: Images) -> f
     return matrix.mean_iou
 
 
-def _compose(split: str, count: int, stream: TextIO) -> tuple[Images, Images]:
-    images, labels = np.empty((count, *SIZE, 3), np.uint8), np.empty((count, *SIZE), np.uint8)
-    for i, (image, truth) in enumerate(digits.scenes(split, count, SIZE)):
-        images[i], labels[i] = image, truth
+def _facts(seed: int, command: str) -> dict[str, Any]:
+    packages = {name: version(name) for name in ("tensorflow", "numpy", "scikit-learn")}
+    return {
+        "classes": list(digits.CLASSES),
+        "input": "float32 RGB in [0, 1]",
+        "command": command,
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **packages},
+    }
+
+
+def _compose(split: str, numbers: range, stream: TextIO) -> tuple[Images, Images]:
+    """The scenes of these numbers, stacked."""
+    images = np.empty((len(numbers), *SIZE, 3), np.uint8)
+    labels = np.empty((len(numbers), *SIZE), np.uint8)
+    for i, number in enumerate(numbers):
+        images[i], labels[i] = digits.scene(split, number, SIZE)
         if i % 20 == 0:
-            _bar(stream, i / count, f"composing {split} scenes")
+            _bar(stream, i / len(numbers), f"composing scenes ({split})")
     print("\r".ljust(BAR + 50), end="", file=stream)
     return images, labels
 

@@ -141,10 +141,19 @@ class Emitter:
         """``a * b + c``: fused where the host can, two roundings where it cannot."""
         return self._llvm(f"llvm.fmuladd.{self._kind}", self.vector, [self.vector] * 3, [a, b, c])
 
+    def at_least(self, x: Any, low: Any) -> Any:
+        """``max(x, low)``; a NaN in `x` stays, as an ordered comparison with it is false."""
+        return self.ir.select(self.ir.fcmp_ordered(">", low, x), low, x)
+
     def clamp(self, x: Any, low: Any, high: Any) -> Any:
-        """``min(max(x, low), high)``; a NaN in `x` stays (ordered comparisons are false)."""
-        x = self.ir.select(self.ir.fcmp_ordered(">", low, x), low, x)
+        """``min(max(x, low), high)``; a NaN in `x` stays."""
+        x = self.at_least(x, low)
         return self.ir.select(self.ir.fcmp_ordered("<", high, x), high, x)
+
+    def is_finite(self, address: Any) -> Any:
+        """Whether the element at `address` is below infinity."""
+        value = self.ir.load(self.pointer(address), align=self.itemsize, typ=self.element)
+        return self.ir.fcmp_ordered("<", value, ir.Constant(self.element, math.inf))
 
     def maximum(self, *values: Any) -> Any:
         """The largest; NaN if there is one among them (whatever its payload)."""

@@ -10,6 +10,7 @@ One vector holds 16 channels, so the transforms work on whole vectors, a tile's 
 The points (0, +-2/3, +-3/2, inf) cost what (0, +-1, +-2, inf) cost and halve the error.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -137,23 +138,32 @@ def _output(
     e: Emitter, source: Any, product: Any, target: Any, pixel: Any, line: Any, bias: Any,
     clamp: Any, vectors: Any, *, pool: bool = False, streaming: bool = False,
 ) -> None:  # fmt: skip
-    low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
-    with e.loop(e.mul(vectors, e.bytes), e.bytes) as offset:
-        tile = _output_tile(e, e.add(source, offset), product)
-        b = e.load(e.add(bias, offset))
-        if pool:
-            tile = [
-                [
-                    e.maximum(*(tile[y + i][x + j] for i in (0, 1) for j in (0, 1)))
-                    for x in range(0, TILE, 2)
+    low, upper = e.load_splat(clamp), e.add(clamp, e.itemsize)
+
+    def transform(limit: Callable[[Any], Any]) -> None:
+        with e.loop(e.mul(vectors, e.bytes), e.bytes) as offset:
+            tile = _output_tile(e, e.add(source, offset), product)
+            b = e.load(e.add(bias, offset))
+            if pool:
+                tile = [
+                    [
+                        e.maximum(*(tile[y + i][x + j] for i in (0, 1) for j in (0, 1)))
+                        for x in range(0, TILE, 2)
+                    ]
+                    for y in range(0, TILE, 2)
                 ]
-                for y in range(0, TILE, 2)
-            ]
-        for y, row in enumerate(tile):
-            to = e.add(e.add(target, offset), e.mul(line, y))
-            for x, value in enumerate(row):
-                y_value = e.clamp(e.ir.fadd(value, b), low, high)
-                e.store(y_value, e.add(to, e.mul(pixel, x)), streaming)
+            for y, row in enumerate(tile):
+                to = e.add(e.add(target, offset), e.mul(line, y))
+                for x, value in enumerate(row):
+                    limited = limit(e.ir.fadd(value, b))
+                    e.store(limited, e.add(to, e.mul(pixel, x)), streaming)
+
+    with e.ir.if_else(e.is_finite(upper)) as (both_ends, lower_end):
+        with both_ends:
+            high = e.load_splat(upper)
+            transform(lambda x: e.clamp(x, low, high))
+        with lower_end:  # nearly always, and 2 % of the whole layer for few channels
+            transform(lambda x: e.at_least(x, low))
 
 
 def winograd_output(kernel: Any, e: Emitter, *args: Any) -> None:

@@ -104,18 +104,6 @@ def output_tile(transform, source, product, out, oh, ow, cout, item, lanes, size
                     copy_bytes(at, patch + (i * size + j) * row, valid * item)
 
 
-@inlined
-def block_products(gemm, v, product_v, weights, panel, m, product_m, count, mr, nr, groups, item,
-                   lanes):  # fmt: skip
-    """``M[xi] = V[xi] @ U[panel, xi]`` of `count` tiles, for the 36 products."""
-    depth = groups * lanes
-    for xi in range(PRODUCTS):
-        u = weights + (panel * PRODUCTS + xi) * depth * nr * item
-        for first in range(0, count, mr):
-            a = v + xi * product_v + first * depth * item
-            call(gemm, (a, groups, u, m + xi * product_m + first * nr * item))
-
-
 def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes, gemm, forward,
           inverse, mr, nr, block, product_v, product_m, tiles, ty_count, tx_count, h, w, channels,
           top, left, dh, dw, oh, ow, cout, size, weights, bias, clamp, item, lanes):  # fmt: skip
@@ -137,8 +125,9 @@ def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes,
                        mr * vector, patch)  # fmt: skip
         for panel in range((cout + nr - 1) // nr):
             channel = panel * nr
-            block_products(gemm, v, product_v, weights, panel, m, product_m, count, mr, nr, groups,
-                           item, lanes)  # fmt: skip
+            u = weights + panel * PRODUCTS * groups * vector * nr
+            blocks = (count + mr - 1) // mr
+            call(gemm, (v, groups, u, m, blocks, PRODUCTS, product_v, product_m))
             for t in range(count):
                 output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
                             size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,
@@ -173,18 +162,20 @@ def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes
     patch = scratch + shared_bytes + thread * scratch_bytes
     m = patch + patch_bytes
     groups = (channels + lanes - 1) // lanes
-    blocks = (tiles + block - 1) // block
-    tasks = blocks * ((cout + nr - 1) // nr)
+    vector = lanes * item
+    parts = (tiles + block - 1) // block
+    tasks = parts * ((cout + nr - 1) // nr)
     while True:
         task = atomic_add(counter, 1)
         if task >= tasks:
             break
-        panel, j = divmod(task, blocks)
+        panel, j = divmod(task, parts)
         first = j * block
         count = min(block, tiles - first)
         channel = panel * nr
-        block_products(gemm, scratch + j * block_bytes, product_v, weights, panel, m, product_m,
-                       count, mr, nr, groups, item, lanes)  # fmt: skip
+        v, u = scratch + j * block_bytes, weights + panel * PRODUCTS * groups * vector * nr
+        blocks = (count + mr - 1) // mr
+        call(gemm, (v, groups, u, m, blocks, PRODUCTS, product_v, product_m))
         for t in range(count):
             output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
                         size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,

@@ -154,19 +154,34 @@ def test_weights_come_back_bit_for_bit(graph):
         np.testing.assert_array_equal(back[name], value)
 
 
+TINY = Graph(
+    "tiny",
+    3,
+    (
+        Node("a", "conv2d", ("input",), {"filters": 4, "kernel": 3, "padding": "same",
+                                         "activation": "relu"}),
+        Node("b", "max_pool2d", ("a",), {"size": 2, "stride": 2}),
+        Node("c", "conv2d", ("b",), {"filters": 6, "kernel": 3, "padding": "same",
+                                     "activation": "relu"}),
+        Node("d", "conv2d_transpose", ("c",), {"filters": 3, "kernel": 2, "stride": 2}),
+    ),
+    "d",
+)  # fmt: skip
+
+
 def test_training_lowers_the_loss_and_folds_exactly():
     """Batch normalisation, folded into the kernels, must not change what the network computes."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 32, 48, 3)).astype(np.uint8)
     labels = (images.mean(-1) > 128).astype(np.uint8)
-    trainer = tf_reference.Trainer(SMALL, models.initialise(SMALL, 0), np.ones(3))
+    trainer = tf_reference.Trainer(TINY, models.initialise(TINY, 0), np.ones(3))
     losses = [trainer.step(images, labels, 3e-3) for _ in range(30)]
     assert losses[-1] < losses[0]
     x = images.astype(np.float32) / 255
     normalised = trainer.model(x, training=False).numpy()
-    folded = tf_reference.build(SMALL, trainer.weights())(x).numpy()
-    # two float32 runs of some twenty layers: rounding alone is near 1e-6 of the norm
-    assert np.linalg.norm(folded - normalised) <= 2e-5 * np.linalg.norm(normalised)
+    folded = tf_reference.build(TINY, trainer.weights())(x).numpy()
+    # two float32 runs of a few layers: rounding alone is below 1e-6 of the norm
+    assert np.linalg.norm(folded - normalised) <= 1e-5 * np.linalg.norm(normalised)
     np.testing.assert_array_equal(trainer.predict(images), normalised.argmax(-1))
 
 
@@ -177,8 +192,8 @@ def test_class_weights_count():
     labels[:, 8:] = 1
     results = []
     for other in (1, 2):
-        weights = models.initialise(SMALL, 0)
-        trainer = tf_reference.Trainer(SMALL, weights, np.array([1, 0, 0]))
+        weights = models.initialise(TINY, 0)
+        trainer = tf_reference.Trainer(TINY, weights, np.array([1, 0, 0]))
         results.append(trainer.step(images, np.where(labels, other, 0).astype(np.uint8), 1e-3))
     assert results[0] == results[1]
 

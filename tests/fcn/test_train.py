@@ -11,10 +11,10 @@ from fcn import digits, native, train
 def test_the_rate_rises_and_falls_once():
     rates = [train.one_cycle(done) for done in np.linspace(0, 1, 101)]
     assert rates[0] == pytest.approx(0.04)
-    assert rates[20] == pytest.approx(1)
+    assert rates[10] == pytest.approx(1)
     assert rates[100] == pytest.approx(0.001)
-    assert (np.diff(rates[:21]) > 0).all()
-    assert (np.diff(rates[20:]) < 0).all()
+    assert (np.diff(rates[:11]) > 0).all()
+    assert (np.diff(rates[10:]) < 0).all()
 
 
 def test_class_weights_are_inverse_fourth_roots():
