@@ -3,34 +3,40 @@
 import numpy as np
 
 from fastconv.cpu import pack
+from fastconv.cpu.direct import PATCH_BYTES
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.simd import atomic_add, call, store_int
 from fastconv.cpu.tiles import fill_rows
 from fastconv.spec import Conv2d
 
-TASK_TILES = 64
+MAX_TILES = 64
 
 
-def depthwise(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, tiles, pixels, h, w,
-              channels, oh, ow, kh, kw, sh, sw, dh, dw, top, left, weights, bias, clamp, taps,
-              patch_taps, item):  # fmt: skip
-    """Driver: tasks are runs of tiles of `mr` pixels."""
+def depthwise(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, tiles, per_task, pixels,
+              h, w, channels, oh, ow, kh, kw, sh, sw, dh, dw, top, left, weights, bias, clamp,
+              taps, patch_taps, item):  # fmt: skip
+    """Driver: tasks are runs of `per_task` tiles of `mr` pixels."""
     rows = scratch + thread * scratch_bytes
-    targets = rows + mr * 8
-    patches = targets + mr * 8
+    targets = rows + per_task * mr * 8
+    tables = targets + per_task * mr * 8
+    patches = tables + per_task * 8
     pixel = channels * item
     while True:
-        first = atomic_add(counter, 1) * TASK_TILES
+        first = atomic_add(counter, 1) * per_task
         if first >= tiles:
             break
-        for t in range(first, min(first + TASK_TILES, tiles)):
+        count = min(per_task, tiles - first)
+        for t in range(count):
             for m in range(mr):
-                store_int(targets + 8 * m, out + min(t * mr + m, pixels - 1) * pixel)
-            inside = fill_rows(rows, t * mr, mr, pixels, 0, x, 0, h, w, pixel, oh, ow, kh, kw,
-                               sh, sw, dh, dw, top, left, patches, pixel)  # fmt: skip
-            offsets = taps if inside else patch_taps
-            call(kernel, (rows, offsets, kh * kw, channels, weights, bias, clamp, targets))
+                p = min((first + t) * mr + m, pixels - 1)
+                store_int(targets + (t * mr + m) * 8, out + p * pixel)
+            inside = fill_rows(
+                rows + t * mr * 8, (first + t) * mr, mr, pixels, 0, x, 0, h, w, pixel, oh, ow, kh,
+                kw, sh, sw, dh, dw, top, left, patches + t * mr * kh * kw * pixel,
+                pixel)  # fmt: skip
+            store_int(tables + t * 8, taps if inside else patch_taps)
+        call(kernel, (rows, tables, kh * kw, channels, weights, bias, clamp, targets, count))
 
 
 JOB = Job(depthwise)
@@ -53,10 +59,14 @@ class Depthwise(OneJob):
         self._taps = pack.taps(spec)
         self._patch_taps = np.arange(kh * kw, dtype=np.int64) * (c * item)
         pixels = n * spec.out[1] * spec.out[2]
-        private = mr * 16 + mr * kh * kw * c * item
+        tiles = -(-pixels // mr)
+        patch = mr * kh * kw * c * item
+        per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
+        private = per_task * (16 * mr + 8 + patch)
         super().__init__(
             JOB, private, kernel=self.kernel.address, mr=mr,
-            tiles=-(-pixels // mr), pixels=pixels, h=h, w=width, channels=c, oh=spec.out[1],
+            tiles=tiles,
+            per_task=per_task, pixels=pixels, h=h, w=width, channels=c, oh=spec.out[1],
             ow=spec.out[2], kh=kh, kw=kw, sh=spec.stride[0], sw=spec.stride[1],
             dh=spec.dilation[0], dw=spec.dilation[1], top=spec.pad[0][0], left=spec.pad[1][0],
             weights=self.packed.ctypes.data, bias=self._bias.ctypes.data,

@@ -12,7 +12,7 @@ import numpy as np
 from fastconv.cpu import pack
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import Kernel, candidates
-from fastconv.cpu.simd import atomic_add, call, load_int, store_int
+from fastconv.cpu.simd import atomic_add, call, store_int
 from fastconv.cpu.tiles import fill_rows
 from fastconv.spec import Conv2d
 
@@ -22,18 +22,16 @@ MAX_TILES = 64  # of a task; more where they fit help only the first, small laye
 
 def direct(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, tiles, per_task,
            pool, pixels, h, w, channels, oh, ow, cout, kh, kw, sh, sw, dh, dw, top, left, groups,
-           panels, panel_bytes, weights, bias, clamp, segments, nseg, length, item):  # fmt: skip
+           panels, panel_bytes, weights, bias, clamp, segments, patch_segments, nseg, length,
+           item):  # fmt: skip
     """Driver: tasks are runs of `per_task` tiles."""
-    window = 4 if pool else 1
-    outputs = mr // window
+    outputs = mr // 4 if pool else mr
     cin, kout = channels // groups, cout // groups
     pixel, run = channels * item, cin * item
     rows = scratch + thread * scratch_bytes
     targets = rows + per_task * mr * 8
-    kinds = targets + per_task * outputs * 8
-    no_offset = kinds + per_task * 8
-    patches = no_offset + 64
-    store_int(no_offset, 0)
+    tables = targets + per_task * outputs * 8
+    patches = tables + per_task * 8
     tasks = (tiles + per_task - 1) // per_task
     while True:
         task = atomic_add(counter, 1)
@@ -41,31 +39,23 @@ def direct(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, tile
             break
         first = task * per_task
         count = min(per_task, tiles - first)
-        for t in range(count):
-            for i in range(outputs):
-                p = min((first + t) * outputs + i, pixels - 1)
-                store_int(targets + (t * outputs + i) * 8, out + p * cout * item)
+        for i in range(count * outputs):
+            p = min(first * outputs + i, pixels - 1)
+            store_int(targets + i * 8, out + p * cout * item)
         for g in range(groups):
             for t in range(count):
                 inside = fill_rows(
                     rows + t * mr * 8, (first + t) * outputs, mr, pixels, pool, x, g * run, h, w,
                     pixel, oh, ow, kh, kw, sh, sw, dh, dw, top, left,
                     patches + t * mr * kh * kw * run, run)  # fmt: skip
-                store_int(kinds + t * 8, 1 if inside else 0)
+                store_int(tables + t * 8, segments if inside else patch_segments)
             for panel in range(panels):
                 b = weights + (g * panels + panel) * panel_bytes
                 start = bias + (g * panels + panel) * nr * item
                 shift = (g * kout + panel * nr) * item
                 valid = min(nr, kout - panel * nr)
-                for t in range(count):
-                    a, to = rows + t * mr * 8, targets + t * outputs * 8
-                    if load_int(kinds + t * 8) == 1:
-                        call(kernel, (a, segments, nseg, length, b, start, clamp, to, shift, valid))
-                    else:
-                        call(
-                            kernel,
-                            (a, no_offset, 1, kh * kw * cin, b, start, clamp, to, shift, valid),
-                        )
+                call(kernel, (rows, tables, nseg, length, b, start, clamp, targets, shift, valid,
+                              count))  # fmt: skip
 
 
 JOB = Job(direct)
@@ -91,13 +81,13 @@ class Direct(OneJob):
         self.packed = pack.panels(w.reshape(kh * kw * cin, k), spec.groups, nr)
         self._bias = pack.bias(bias, k, spec.groups, nr, spec.dtype)
         self._clamp = pack.clamp(spec.activation, spec.dtype)
-        self._segments, length = pack.segments(spec)
+        self._segments, self._patch_segments, length = pack.segments(spec)
         pixels = n * spec.out[1] * spec.out[2]
         outputs = mr // 4 if spec.pool else mr
         tiles = -(-pixels // outputs)
         patch = mr * kh * kw * cin * item
         per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
-        private = per_task * (16 * mr + 8 + patch) + 128
+        private = per_task * (16 * mr + 8 + patch)
         super().__init__(
             JOB, private, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
             per_task=per_task, pool=int(spec.pool), pixels=pixels, h=h, w=width, channels=c,
@@ -106,8 +96,9 @@ class Direct(OneJob):
             left=spec.pad[1][0], groups=spec.groups, panels=-(-kout // nr),
             panel_bytes=kh * kw * cin * nr * item, weights=self.packed.ctypes.data,
             bias=self._bias.ctypes.data, clamp=self._clamp.ctypes.data,
-            segments=self._segments.ctypes.data, nseg=len(self._segments), length=length,
-            item=item,
+            segments=self._segments.ctypes.data,
+            patch_segments=self._patch_segments.ctypes.data, nseg=len(self._segments),
+            length=length, item=item,
         )  # fmt: skip
 
 

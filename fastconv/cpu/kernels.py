@@ -68,19 +68,19 @@ def _accumulate(
 
 
 def _implicit_gemm(
-    kernel: Kernel, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any, bias: Any
-) -> list[list[Any]]:
+    kernel: Kernel, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any, bias: Any,
+    acc: list[list[Any]], panel: Any,
+) -> None:  # fmt: skip
     """Tile of ``bias + sum over segments, k of A[rows[m] + segments[s] + k] * B[s, k, :]``.
 
     A convolution is this product with no im2col copy: a segment is a run of inputs that lie side
     by side in memory (a kernel row times all channels), at the same offset from every pixel.
     """
     unroll = 4
-    acc = [
-        [e.variable(e.load(e.add(bias, v * e.bytes))) for v in range(kernel.vectors)]
-        for _ in range(kernel.mr)
-    ]
-    panel = e.variable(b)
+    for row in acc:
+        for v, slot in enumerate(row):
+            e.set(slot, e.load(e.add(bias, v * e.bytes)))
+    e.set(panel, b)
     step = kernel.vectors * e.bytes
     main = e.ir.and_(length, e.const(-unroll))
     with e.loop(nseg) as s:
@@ -101,7 +101,6 @@ def _implicit_gemm(
             with e.ir.if_then(e.ir.icmp_signed(">", rest, e.const(u))):
                 _accumulate(e, kernel, acc, at, tail, u, u + 1)
         e.set(panel, e.add(tail, e.mul(rest, step)))
-    return acc
 
 
 def _store_rows(e: Emitter, tile: list[list[Any]], targets: Any, shift: Any, valid: Any) -> None:
@@ -123,29 +122,32 @@ def _store_rows(e: Emitter, tile: list[list[Any]], targets: Any, shift: Any, val
 
 
 def _gemm(
-    kernel: Kernel, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any,
-    bias: Any, clamp: Any, targets: Any, shift: Any, valid: Any,
+    kernel: Kernel, e: Emitter, rows: Any, tables: Any, nseg: Any, length: Any, b: Any, bias: Any,
+    clamp: Any, targets: Any, shift: Any, valid: Any, tiles: Any,
 ) -> None:  # fmt: skip
-    """Implicit GEMM, bias and clamp, `mr` pixels at once."""
-    acc = _implicit_gemm(kernel, e, rows, segments, nseg, length, b, bias)
-    low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
-    tile = [[e.clamp(e.get(slot), low, high) for slot in row] for row in acc]
-    _store_rows(e, tile, targets, shift, valid)
+    """Implicit GEMM, bias, clamp and perhaps a 2x2 maximum, for `tiles` register tiles.
 
-
-def _gemm_pool(
-    kernel: Kernel, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any,
-    bias: Any, clamp: Any, targets: Any, shift: Any, valid: Any,
-) -> None:  # fmt: skip
-    """As `_gemm`, then the maximum of each four rows: the pixels of a 2x2 pooling window."""
-    acc = _implicit_gemm(kernel, e, rows, segments, nseg, length, b, bias)
+    Tile t reads `mr` addresses from `rows` and its segment offsets at address ``tables[t]``, and
+    writes to `mr` addresses from `targets` (a quarter of that with a pool, whose windows are four
+    rows each), all of them `shift` further. One call does all tiles: a first layer has only 27
+    products an output, and calls would cost 5 %.
+    """
+    pool = kernel.kind == "gemm_pool"
+    outputs = kernel.mr // 4 if pool else kernel.mr
     low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
-    tile = []
-    for m in range(0, kernel.mr, 4):
-        quads = [[e.get(acc[m + i][v]) for i in range(4)] for v in range(kernel.vectors)]
-        top = [e.maximum(*quad) for quad in quads]
-        tile.append([e.clamp(value, low, high) for value in top])
-    _store_rows(e, tile, targets, shift, valid)
+    zero = e.splat(0.0)
+    acc = [[e.variable(zero) for _ in range(kernel.vectors)] for _ in range(kernel.mr)]
+    panel = e.variable(b)
+    with e.loop(tiles) as t:
+        segments = e.load_int(e.add(tables, e.mul(t, 8)))
+        own_rows = e.add(rows, e.mul(t, 8 * kernel.mr))
+        _implicit_gemm(kernel, e, own_rows, segments, nseg, length, b, bias, acc, panel)
+        sums = [[e.get(slot) for slot in row] for row in acc]
+        if pool:
+            quads = [sums[m : m + 4] for m in range(0, kernel.mr, 4)]
+            sums = [[e.maximum(*v) for v in zip(*quad, strict=True)] for quad in quads]
+        tile = [[e.clamp(value, low, high) for value in row] for row in sums]
+        _store_rows(e, tile, e.add(targets, e.mul(t, 8 * outputs)), shift, valid)
 
 
 def _panel_gemm(
@@ -212,29 +214,39 @@ def _store(e: Emitter, value: Any, address: Any, mask: Any) -> None:
 
 
 def _depthwise(
-    kernel: Kernel, e: Emitter, rows: Any, taps: Any, ntaps: Any, channels: Any, w: Any,
-    bias: Any, clamp: Any, targets: Any,
+    kernel: Kernel, e: Emitter, rows: Any, tables: Any, ntaps: Any, channels: Any, w: Any,
+    bias: Any, clamp: Any, targets: Any, tiles: Any,
 ) -> None:  # fmt: skip
-    """``y[m, c] = clamp(bias[c] + sum_t x[rows[m] + taps[t], c] * w[t, c])`` for `mr` pixels."""
+    """``y[m, c] = clamp(bias[c] + sum_t x[rows[m] + taps[t], c] * w[t, c])``, `mr` pixels a tile.
+
+    Tile i has its `mr` rows and targets, and its tap offsets at address ``tables[i]``.
+    """
     low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
     stride = e.mul(channels, e.itemsize)
+    with e.loop(tiles) as i:
+        taps = e.load_int(e.add(tables, e.mul(i, 8)))
+        first = e.mul(i, 8 * kernel.mr)
+        sources = [e.load_int(e.add(e.add(rows, first), 8 * m)) for m in range(kernel.mr)]
+        outputs = [e.load_int(e.add(e.add(targets, first), 8 * m)) for m in range(kernel.mr)]
 
-    def body(offset: Any, mask: Any) -> None:
-        start = _load(e, e.add(bias, offset), mask)
-        acc = [e.variable(start) for _ in range(kernel.mr)]
-        base = [e.add(e.load_int(e.add(rows, 8 * m)), offset) for m in range(kernel.mr)]
-        weights = e.add(w, offset)
-        with e.loop(ntaps) as t:
-            tap = e.load_int(e.add(taps, e.mul(t, 8)))
-            weight = _load(e, e.add(weights, e.mul(stride, t)), mask)
+        def body(
+            offset: Any, mask: Any, taps: Any = taps, sources: Any = sources, outputs: Any = outputs
+        ) -> None:
+            start = _load(e, e.add(bias, offset), mask)
+            acc = [e.variable(start) for _ in range(kernel.mr)]
+            base = [e.add(source, offset) for source in sources]
+            weights = e.add(w, offset)
+            with e.loop(ntaps) as t:
+                tap = e.load_int(e.add(taps, e.mul(t, 8)))
+                weight = _load(e, e.add(weights, e.mul(stride, t)), mask)
+                for m in range(kernel.mr):
+                    x = _load(e, e.add(base[m], tap), mask)
+                    e.set(acc[m], e.fma(x, weight, e.get(acc[m])))
             for m in range(kernel.mr):
-                x = _load(e, e.add(base[m], tap), mask)
-                e.set(acc[m], e.fma(x, weight, e.get(acc[m])))
-        for m in range(kernel.mr):
-            target = e.add(e.load_int(e.add(targets, 8 * m)), offset)
-            _store(e, e.clamp(e.get(acc[m]), low, high), target, mask)
+                value = e.clamp(e.get(acc[m]), low, high)
+                _store(e, value, e.add(outputs[m], offset), mask)
 
-    _channels(e, channels, body)
+        _channels(e, channels, body)
 
 
 # The window kernels share their arguments: taps ``image + rows[i] + columns[j]`` of one output
@@ -318,14 +330,14 @@ def _tap_sum(
 
 # kind -> (number of arguments, builder)
 BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
-    "gemm": (10, _gemm),
-    "gemm_pool": (10, _gemm_pool),
+    "gemm": (11, _gemm),
+    "gemm_pool": (11, _gemm),
     "panel_gemm": (8, _panel_gemm),
     "winograd_input": (7, transforms.winograd_input),
     "winograd_output": (8, transforms.winograd_output),
     "winograd_output_stream": (8, transforms.winograd_output_stream),
     "winograd_output_pool": (8, transforms.winograd_output_pool),
-    "depthwise": (8, _depthwise),
+    "depthwise": (9, _depthwise),
     "tap_max": (12, _tap_max),
     "tap_argmax": (12, _tap_argmax),
     "tap_sum": (12, _tap_sum),

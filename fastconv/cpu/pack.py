@@ -49,12 +49,15 @@ def taps(spec: Conv2d) -> np.ndarray:
     return (rows[:, None] + columns).reshape(-1)
 
 
-def segments(spec: Conv2d) -> tuple[np.ndarray, int]:
+def segments(spec: Conv2d) -> tuple[np.ndarray, np.ndarray, int]:
     """Byte offsets of the runs that a pixel reads, from its first input, and their length.
 
-    A kernel row is one run of kw * c numbers where its taps touch; else each tap is a run.
+    A kernel row is one run of kw * c numbers where its taps touch; else each tap is a run. The
+    second table is for a patch, which holds nothing but the pixel's inputs: runs without gaps.
     """
     kw, cin = spec.w[1:3]
+    offsets, length = taps(spec), cin
     if spec.groups == 1 and (spec.dilation[1] == 1 or kw == 1):
-        return taps(spec)[::kw].copy(), kw * cin
-    return taps(spec), cin
+        offsets, length = offsets[::kw].copy(), kw * cin
+    dense = np.arange(len(offsets), dtype=np.int64) * (length * np.dtype(spec.dtype).itemsize)
+    return offsets, dense, length

@@ -40,6 +40,17 @@ def gather(patch, image, iy, ix, h, w, pixel, run, kh, kw, dh, dw):
 
 
 @inlined
+def origin(first, m, window, pixels, oh, ow, sh, sw, top, left):
+    """Image, row and column of the first input that row m of a tile reads."""
+    n, rest = divmod(min(first + m // window, pixels - 1), oh * ow)
+    oy, ox = divmod(rest, ow)
+    if window == 4:
+        k = m & 3
+        oy, ox = 2 * oy + (k >> 1), 2 * ox + (k & 1)
+    return n, oy * sh - top, ox * sw - left
+
+
+@inlined
 def fill_rows(rows, first, mr, pixels, pool, x, offset, h, w, pixel, oh, ow,
               kh, kw, sh, sw, dh, dw, top, left, patches, run):  # fmt: skip
     """Write the addresses of a tile's rows; True when they point into `x`, not into patches.
@@ -52,37 +63,37 @@ def fill_rows(rows, first, mr, pixels, pool, x, offset, h, w, pixel, oh, ow,
     count = mr // window
     n, rest = divmod(first, oh * ow)
     oy, ox = divmod(rest, ow)
-    inside = True
     reach_y, reach_x = (kh - 1) * dh, (kw - 1) * dw
-    at = rows
-    for i in range(count):
-        base = x + n * h * w * pixel + offset
-        for k in range(window):
-            iy, ix = oy * sh - top, ox * sw - left
+    side = 2 if pool else 1  # of a window
+    y0, x0 = oy * side * sh - top, ox * side * sw - left
+    if (
+        ox + count <= ow
+        and y0 >= 0
+        and x0 >= 0
+        and y0 + (side - 1) * sh + reach_y < h
+        and x0 + (count * side - 1) * sw + reach_x < w
+    ):  # nearly always: within one output row and inside the image
+        at, step, down = rows, sw * pixel, sh * w * pixel
+        base = x + ((n * h + y0) * w + x0) * pixel + offset
+        for _ in range(count):
+            store_int(at, base)
             if pool:
-                iy, ix = (2 * oy + (k >> 1)) * sh - top, (2 * ox + (k & 1)) * sw - left
-            if iy < 0 or ix < 0 or iy + reach_y >= h or ix + reach_x >= w:
-                inside = False
-            store_int(at, base + (iy * w + ix) * pixel)
-            at += 8
-        if first + i < pixels - 1:
-            ox += 1
-            if ox == ow:
-                ox = 0
-                oy += 1
-                if oy == oh:
-                    oy = 0
-                    n += 1
+                store_int(at + 8, base + step)
+                store_int(at + 16, base + down)
+                store_int(at + 24, base + down + step)
+            at += 8 * window
+            base += side * step
+        return True
+    inside = True
+    for m in range(mr):
+        n, iy, ix = origin(first, m, window, pixels, oh, ow, sh, sw, top, left)
+        if iy < 0 or ix < 0 or iy + reach_y >= h or ix + reach_x >= w:
+            inside = False
+        store_int(rows + 8 * m, x + ((n * h + iy) * w + ix) * pixel + offset)
     if inside:
         return True
     for m in range(mr):
-        p = min(first + m // window, pixels - 1)
-        n, rest = divmod(p, oh * ow)
-        oy, ox = divmod(rest, ow)
-        iy, ix = oy * sh - top, ox * sw - left
-        if pool:
-            k = m & 3
-            iy, ix = (2 * oy + (k >> 1)) * sh - top, (2 * ox + (k & 1)) * sw - left
+        n, iy, ix = origin(first, m, window, pixels, oh, ow, sh, sw, top, left)
         patch = patches + m * kh * kw * run
         gather(patch, x + n * h * w * pixel + offset, iy, ix, h, w, pixel, run, kh, kw, dh, dw)
         store_int(rows + 8 * m, patch)

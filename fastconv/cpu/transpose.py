@@ -17,6 +17,19 @@ from fastconv.spec import Conv2d, ConvTranspose2d
 
 
 @inlined
+def following(n, q, p, qh, qw):
+    """The position after (n, q, p)."""
+    p += 1
+    if p == qw:
+        p = 0
+        q += 1
+        if q == qh:
+            q = 0
+            n += 1
+    return n, q, p
+
+
+@inlined
 def copy_clipped(source, out_row, first, valid, limit, item):
     """Numbers first ... first + valid of an output row, as far as the row reaches."""
     low, high = max(first, 0), min(first + valid, limit)
@@ -36,19 +49,20 @@ def scatter_group(source, out_row, p, sw, left, ow, cout, offset, kout, column, 
 
 def transpose(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, tiles, per_task,
               pixels, h, w, channels, qh, qw, oh, ow, cout, mh, mw, sh, sw, top, left, groups,
-              panels, panel_bytes, weights, bias, clamp, segments, nseg, length,
+              panels, panel_bytes, weights, bias, clamp, segments, patch_segments, nseg, length,
               item):  # fmt: skip
-    """Driver: tasks are runs of tiles of positions (q, p), for all phases and panels."""
+    """Driver: tasks are runs of tiles of positions (q, p), for all phases and panels.
+
+    What does not go to one whole run of an output row is computed into `spill` and copied.
+    """
     cin, kout = channels // groups, cout // groups
     pixel, run = channels * item, cin * item
     columns = sw * kout
     rows = scratch + thread * scratch_bytes
-    kinds = rows + per_task * mr * 8
-    targets = kinds + per_task * 8
-    no_offset = targets + mr * 8
-    spill = no_offset + 64
-    patches = spill + mr * nr * item
-    store_int(no_offset, 0)
+    targets = rows + per_task * mr * 8
+    tables = targets + per_task * mr * 8
+    spill = tables + per_task * 8
+    patches = spill + per_task * mr * nr * item
     tasks = (tiles + per_task - 1) // per_task
     while True:
         task = atomic_add(counter, 1)
@@ -62,60 +76,46 @@ def transpose(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, t
                     rows + t * mr * 8, (first + t) * mr, mr, pixels, 0, x, g * run, h, w, pixel,
                     qh, qw, mh, mw, 1, 1, 1, 1, mh - 1, mw - 1,
                     patches + t * mr * mh * mw * run, run)  # fmt: skip
-                store_int(kinds + t * 8, 1 if inside else 0)
+                store_int(tables + t * 8, segments if inside else patch_segments)
             for phase_panel in range(sh * panels):
                 r, panel = divmod(phase_panel, panels)
                 column = panel * nr
                 valid = min(nr, columns - column)
                 b = weights + ((g * sh + r) * panels + panel) * panel_bytes
                 start = bias + (g * panels + panel) * nr * item
-                for t in range(count):
-                    q0, p0 = divmod((first + t) * mr, qw)
-                    n0, q0 = divmod(q0, qh)
-                    direct = groups == 1
-                    n, q, p = n0, q0, p0
-                    for m in range(mr):
-                        oy, at = q * sh + r - top, (p * sw - left) * cout + column
-                        if direct and 0 <= oy < oh and at >= 0 and at + valid <= ow * cout:
-                            to = out + ((n * oh + oy) * ow * cout + at) * item
-                        else:
-                            to = spill + m * nr * item
-                        store_int(targets + 8 * m, to)
-                        if (first + t) * mr + m < pixels - 1:
-                            p += 1
-                            if p == qw:
-                                p = 0
-                                q += 1
-                                if q == qh:
-                                    q = 0
-                                    n += 1
-                    a = rows + t * mr * 8
-                    if load_int(kinds + t * 8) == 1:
-                        call(
-                            kernel, (a, segments, nseg, length, b, start, clamp, targets, 0, valid)
-                        )
+                whole = groups == 1
+                spilled = False
+                n, rest = divmod(first * mr, qh * qw)
+                q, p = divmod(rest, qw)
+                for i in range(count * mr):
+                    oy, at = q * sh + r - top, (p * sw - left) * cout + column
+                    if whole and n * qh * qw + q * qw + p < pixels and (
+                        0 <= oy < oh and at >= 0 and at + valid <= ow * cout
+                    ):  # fmt: skip
+                        to = out + ((n * oh + oy) * ow * cout + at) * item
                     else:
-                        depth = mh * mw * cin
-                        call(kernel, (a, no_offset, 1, depth, b, start, clamp, targets, 0, valid))
-                    n, q, p = n0, q0, p0
-                    for m in range(min(mr, pixels - (first + t) * mr)):
-                        source = spill + m * nr * item
-                        oy = q * sh + r - top
-                        if load_int(targets + 8 * m) == source and 0 <= oy < oh:
-                            row = out + (n * oh + oy) * ow * cout * item
-                            if direct:
-                                at = (p * sw - left) * cout + column
-                                copy_clipped(source, row, at, valid, ow * cout, item)
-                            else:
-                                scatter_group(source, row, p, sw, left, ow, cout, g * kout, kout,
-                                              column, valid, item)  # fmt: skip
-                        p += 1
-                        if p == qw:
-                            p = 0
-                            q += 1
-                            if q == qh:
-                                q = 0
-                                n += 1
+                        to = spill + i * nr * item
+                        spilled = True
+                    store_int(targets + 8 * i, to)
+                    n, q, p = following(n, q, p, qh, qw)
+                call(kernel, (rows, tables, nseg, length, b, start, clamp, targets, 0, valid,
+                              count))  # fmt: skip
+                if not spilled:
+                    continue
+                n, rest = divmod(first * mr, qh * qw)
+                q, p = divmod(rest, qw)
+                for i in range(min(count * mr, pixels - first * mr)):
+                    source = spill + i * nr * item
+                    oy = q * sh + r - top
+                    if load_int(targets + 8 * i) == source and 0 <= oy < oh:
+                        row = out + (n * oh + oy) * ow * cout * item
+                        if whole:
+                            at = (p * sw - left) * cout + column
+                            copy_clipped(source, row, at, valid, ow * cout, item)
+                        else:
+                            scatter_group(source, row, p, sw, left, ow, cout, g * kout, kout,
+                                          column, valid, item)  # fmt: skip
+                    n, q, p = following(n, q, p, qh, qw)
 
 
 JOB = Job(transpose)
@@ -145,14 +145,14 @@ class Transpose(OneJob):
         self._clamp = pack.clamp(spec.activation, dtype)
         phase = Conv2d(spec.x, (mh, mw, c // groups, groups), pad=((mh, mh), (mw, mw)),
                        groups=groups, dtype=dtype)  # fmt: skip
-        self._segments, length = pack.segments(phase)
+        self._segments, self._patch_segments, length = pack.segments(phase)
         # Every position with an output: some meet no input (output padding), some are cropped.
         qh, qw = -(-(oh + spec.pad[0][0]) // sh), -(-(ow + spec.pad[1][0]) // sw)
         pixels = n * qh * qw
         tiles = -(-pixels // mr)
         patch = mr * depth * item
         per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
-        private = per_task * (8 * mr + 8 + patch) + 8 * mr + 64 + mr * nr * item + 128
+        private = per_task * (16 * mr + 8 + mr * nr * item + patch)
         super().__init__(
             JOB, private, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
             per_task=per_task, pixels=pixels, h=h, w=width, channels=c, qh=qh, qw=qw, oh=oh, ow=ow,
@@ -160,6 +160,7 @@ class Transpose(OneJob):
             groups=groups, panels=self.packed.shape[1], panel_bytes=depth * nr * item,
             weights=self.packed.ctypes.data, bias=self._bias.ctypes.data,
             clamp=self._clamp.ctypes.data, segments=self._segments.ctypes.data,
+            patch_segments=self._patch_segments.ctypes.data,
             nseg=len(self._segments), length=length, item=item,
         )  # fmt: skip
 
