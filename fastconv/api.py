@@ -63,10 +63,12 @@ def conv2d(
         Applied in registers. NaN stays NaN.
     data_format : "NHWC" or "NCHW"
         Of `x`, `out` and the result; "NCHW" costs two copies.
-    algorithm : "auto", "direct" or "winograd_f4"
-        "direct" keeps NaN and infinity local and has the smallest error bound; Winograd
-        F(4x4, 3x3) is about three times as fast on 3x3 kernels of stride 1 and spreads a NaN over
-        the 4x4 outputs of each tile that reads it. See `fastconv.bounds`.
+    algorithm : "auto", "direct", "winograd_f4", "winograd_f2" or "winograd_f6"
+        "direct" keeps NaN and infinity local. Winograd F(m x m, 3x3), for 3x3 kernels of stride 1,
+        does 4, 2.25 (f2) or 5 (f6) times fewer products and spreads a NaN over the m x m outputs of
+        each tile that reads it. Its error is about twice that of direct summation, less than that
+        (f2), or about eight times as large (f6); `fastconv.bounds` bounds all of them. "auto"
+        chooses between "winograd_f4" and "direct".
     device : "cpu"
     num_threads : int, optional
         Default: `get_num_threads`. The result has the same bits for any number.

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastconv import shapes
-from fastconv.cook_toom import F4_POINTS, cook_toom
+from fastconv.cook_toom import POINTS, cook_toom
 from fastconv.reference import resize_taps
 from fastconv.shapes import Pair
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -31,6 +31,7 @@ __all__ = ["conv2d", "conv2d_transpose", "gamma", "pool2d", "resize2d", "unit_ro
 Array = NDArray[np.float64]
 U64 = 2.0**-53
 SLACK = 1 + 2.0**-20  # covers the rounding of the bound itself
+WINOGRAD_TILES = {f"winograd_f{m}": m for m in POINTS}
 CHUNK = 1 << 20  # numbers in one temporary array: 8 MiB
 
 
@@ -50,7 +51,7 @@ def conv2d(
     w: ArrayLike,
     bias: ArrayLike | None,
     spec: Conv2d,
-    algorithm: Literal["direct", "winograd_f4"] = "direct",
+    algorithm: Literal["direct", "winograd_f2", "winograd_f4", "winograd_f6"] = "direct",
 ) -> Array:
     """Bound for `fastconv.conv2d`.
 
@@ -60,7 +61,7 @@ def conv2d(
         The operands, NHWC and HWIO, read in the working precision.
     spec : Conv2d
         Its ``dtype`` is the working precision.
-    algorithm : "direct" or "winograd_f4"
+    algorithm : "direct", "winograd_f2", "winograd_f4" or "winograd_f6"
 
     Returns
     -------
@@ -76,10 +77,11 @@ def conv2d(
     Direct: an output sums ``n = kh*kw*c/groups`` products and the bias, so no term passes more
     than ``n + 1`` roundings: ``gamma(n + 1) * (|x| * |w| + |bias|)``.
 
-    Winograd F(4x4, 3x3): the sum of what its four steps may add, from the transform matrices and
-    the transformed operands; the code of `_winograd_f4` is the derivation.
+    Winograd F(m x m, 3x3): the sum of what its four steps may add, from the transform matrices and
+    the transformed operands; the code of `_winograd` is the derivation.
     """
-    if algorithm not in ("direct", "winograd_f4"):
+    tile = WINOGRAD_TILES.get(algorithm, 0)
+    if not tile and algorithm != "direct":
         raise ValueError(f"bounds.conv2d: unknown algorithm {algorithm!r}")
     images, w, b = _operands(x, w, bias, spec)
     kh, kw, depth, k = spec.w
@@ -94,10 +96,10 @@ def conv2d(
             rows = slice(first, first + step)
             for tap, pixels in taps:
                 magnitude[rows] += _matmul(pixels[rows], blocks[tap])
-        if algorithm == "direct":
+        if not tile:
             y[n] = _sum_error(products + 1, magnitude, spec.dtype)
         else:
-            y[n] = gamma(products + 1, U64) * magnitude + _interleaved(image, w, b, spec)
+            y[n] = gamma(products + 1, U64) * magnitude + _interleaved(image, w, b, spec, tile)
     if spec.pool:  # |max(a) - max(b)| <= max |a - b|
         _, h, width, _ = spec.out
         pairs = y[:, : 2 * h, : 2 * width].reshape(spec.x[0], h, 2, width, 2, k)
@@ -189,11 +191,11 @@ def resize2d(x: ArrayLike, spec: Resize2d) -> Array:
     return _sum_error(2 * (t + 1), magnitude, spec.dtype) * SLACK
 
 
-def _interleaved(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
-    """`_winograd_f4` of each of the dense problems that a dilated convolution consists of."""
+def _interleaved(image: Array, w: Array, bias: Array, spec: Conv2d, m: int) -> Array:
+    """`_winograd` of each of the dense problems that a dilated convolution consists of."""
     if spec.w[:2] != (3, 3) or spec.stride != (1, 1) or spec.groups != 1:
         raise ValueError(
-            "bounds.conv2d: winograd_f4 needs a 3x3 kernel with stride and groups of 1, "
+            f"bounds.conv2d: winograd_f{m} needs a 3x3 kernel with stride and groups of 1, "
             f"got {spec.w[0]}x{spec.w[1]}, {spec.stride} and {spec.groups}"
         )
     dh, dw = spec.dilation
@@ -202,11 +204,11 @@ def _interleaved(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
     for py, px in np.ndindex(min(dh, len(y)), min(dw, y.shape[1])):
         part = padded[py::dh, px::dw]
         dense = Conv2d((1, *part.shape), spec.w, dtype=spec.dtype)
-        y[py::dh, px::dw] = _winograd_f4(part, w, bias, dense)
+        y[py::dh, px::dw] = _winograd(part, w, bias, dense, m)
     return y
 
 
-def _winograd_f4(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
+def _winograd(image: Array, w: Array, bias: Array, spec: Conv2d, m: int) -> Array:
     """Bound of ``Y = AT @ sum_c(U * V) @ A + bias``, ``U = G @ w @ G.T``, ``V = BT @ x @ B``.
 
     ``U`` is computed in float64 and rounded once, all else in the working precision. A term of a
@@ -216,42 +218,45 @@ def _winograd_f4(image: Array, w: Array, bias: Array, spec: Conv2d) -> Array:
     nothing.
     """
     (_, _, c, k), (_, out_h, out_w, _) = spec.w, spec.conv_out
-    at, g, bt = (np.array(matrix, np.float64) for matrix in cook_toom(4, 3, F4_POINTS))
+    reach, products = m + 2, (m + 2) ** 2
+    at, g, bt = (np.array(matrix, np.float64) for matrix in cook_toom(m, 3, POINTS[m]))
     u, tiny = unit_roundoff(spec.dtype), float(np.finfo(spec.dtype).smallest_subnormal)
     in_turns, out_turns = (
         2 * (int(np.count_nonzero(matrix, axis=1).max()) + 2) for matrix in (bt, at)
     )
 
     # Errors of U: float64 in the transform (theirs, and ours in `u_abs`), then one rounding.
-    u_abs = np.abs(_transform(g, w)).reshape(36, c, k)
-    noise = gamma(3 * (9 + 4), U64) * _transform(np.abs(g), np.abs(w)).reshape(36, c, k)
+    u_abs = np.abs(_transform(g, w)).reshape(products, c, k)
+    noise = gamma(3 * (9 + 4), U64) * _transform(np.abs(g), np.abs(w)).reshape(products, c, k)
     u_error = u * u_abs + noise + tiny
     u_most = u_abs + u_error
 
-    down, across = -(-out_h // 4), -(-out_w // 4)
-    padded = np.zeros((4 * down + 2, 4 * across + 2, c))
+    down, across = -(-out_h // m), -(-out_w // m)
+    padded = np.zeros((m * down + 2, m * across + 2, c))
     padded[: len(image), : image.shape[1]] = image
-    y = np.zeros((4 * down, 4 * across, k))
-    step = max(CHUNK // (36 * max(across * max(c, k), 1)), 1)
+    y = np.zeros((m * down, m * across, k))
+    step = max(CHUNK // (products * max(across * max(c, k), 1)), 1)
     for first in range(0, down, step):
-        rows = padded[4 * first : 4 * (first + step) + 2]
-        tiles = np.lib.stride_tricks.sliding_window_view(rows, (6, 6), axis=(0, 1))[::4, ::4]
+        rows = padded[m * first : m * (first + step) + 2]
+        tiles = np.lib.stride_tricks.sliding_window_view(rows, (reach, reach), axis=(0, 1))[
+            ::m, ::m
+        ]
         lines = len(tiles)
         count = lines * across
-        tiles = tiles.transpose(3, 4, 0, 1, 2).reshape(6, 6, count, c)
+        tiles = tiles.transpose(3, 4, 0, 1, 2).reshape(reach, reach, count, c)
 
-        v_abs = np.abs(_transform(bt, tiles)).reshape(36, count, c)
+        v_abs = np.abs(_transform(bt, tiles)).reshape(products, count, c)
         turns = gamma(in_turns, u) + gamma(in_turns, U64)
-        v_error = turns * _transform(np.abs(bt), np.abs(tiles)).reshape(36, count, c) + tiny
+        v_error = turns * _transform(np.abs(bt), np.abs(tiles)).reshape(products, count, c) + tiny
         v_most = v_abs + v_error
 
         # Errors of the sum over channels: of V, of U, of the sum itself, and those that the
         # output transform and the bias add, which are relative to the sum, too.
         sums = gamma(c, u) + gamma(out_turns + 1, u) * (1 + gamma(c, u))
         m_error = (v_error + sums * v_most) @ u_most + v_most @ u_error + c * tiny
-        error = _transform(np.abs(at), m_error.reshape(6, 6, count, k))
-        error = error.reshape(4, 4, lines, across, k).transpose(2, 0, 3, 1, 4)
-        y[4 * first : 4 * (first + step)] = error.reshape(4 * lines, 4 * across, k)
+        error = _transform(np.abs(at), m_error.reshape(reach, reach, count, k))
+        error = error.reshape(m, m, lines, across, k).transpose(2, 0, 3, 1, 4)
+        y[m * first : m * (first + step)] = error.reshape(m * lines, m * across, k)
     return y[:out_h, :out_w] + gamma(out_turns + 1, u) * np.abs(bias) + out_turns * tiny
 
 

@@ -17,12 +17,17 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["F4_POINTS", "Matrix", "cook_toom"]
+__all__ = ["POINTS", "Matrix", "cook_toom"]
 
 Matrix = list[list[Fraction]]
 
-# F(4, 3). Reciprocal pairs keep the powers in G and AT near one: half the error of 0, +-1, +-2.
-F4_POINTS = (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
+# Points of F(m, 3), by m. For m = 4 reciprocal pairs keep the powers in G and AT near one: half the
+# error of 0, +-1, +-2 at the same cost.
+POINTS = {
+    2: (Fraction(0), Fraction(1), Fraction(-1)),
+    4: (Fraction(0), *(Fraction(*p) for p in ((2, 3), (-2, 3), (3, 2), (-3, 2)))),
+    6: (Fraction(0), *(Fraction(*p) for p in ((1, 1), (-1, 1), (2, 1), (-2, 1), (1, 2), (-1, 2)))),
+}
 
 
 def cook_toom(m: int, r: int, points: Sequence[Fraction | int]) -> tuple[Matrix, Matrix, Matrix]:

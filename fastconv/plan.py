@@ -33,7 +33,7 @@ class Plan:
     spec : Conv2d or ConvTranspose2d
         What is computed.
     algorithm : str
-        "direct" or "winograd_f4".
+        "direct", "winograd_f4", "winograd_f2" or "winograd_f6".
     kernel : str
         Name of the micro-kernel that does the multiplications.
     reason : str

@@ -79,7 +79,7 @@ def compile_node(
         As `Model.weights`.
     pool : Node or None
         The pool to fuse behind a convolution; see `fusable`.
-    algorithm : {"auto", "direct", "winograd_f4"}
+    algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
     num_threads : int or None
 
     Returns
@@ -210,7 +210,7 @@ class Session:
     model : Model
     num_threads : int or None
         Threads per run; None is what `fastconv.get_num_threads` says. Results do not depend on it.
-    algorithm : {"auto", "direct", "winograd_f4"}
+    algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
         For the convolutions, as in `fastconv.conv2d`.
 
     Examples

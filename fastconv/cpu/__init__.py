@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from fastconv.cpu import depthwise, direct, pool, transpose, windows, winograd
@@ -17,12 +17,14 @@ class Algorithm:
     name: str
     make: Callable[..., Any]
     supports: Callable[[Conv2d], str]  # "" or why not
-    profits: Callable[[Conv2d], str]  # "" or why another one is faster
+    profits: Callable[[Conv2d], str] | None  # "" or why another one is faster; None: if asked for
 
 
 # In the order of preference; several rows may share a public name.
 ALGORITHMS = (
-    Algorithm("winograd_f4", winograd.Winograd, winograd.supports, winograd.profits),
+    Algorithm("winograd_f4", partial(winograd.Winograd, 4), winograd.supports, winograd.profits),
+    Algorithm("winograd_f2", partial(winograd.Winograd, 2), winograd.supports, None),
+    Algorithm("winograd_f6", partial(winograd.Winograd, 6), winograd.supports, None),
     Algorithm("direct", depthwise.Depthwise, depthwise.supports, lambda spec: ""),
     Algorithm("direct", direct.Direct, direct.supports, lambda spec: ""),
 )
@@ -39,9 +41,11 @@ def plan_conv2d(spec: Conv2d, w: Any, bias: Any, algorithm: str) -> tuple[Any, s
     """Packed weights and all that depends on shapes, and the reason for the choice."""
     refused = []
     for row in ALGORITHMS:
-        if algorithm not in ("auto", row.name):
+        if algorithm not in ("auto", row.name) or (algorithm == "auto" and row.profits is None):
             continue
-        why_not = row.supports(spec) or (row.profits(spec) if algorithm == "auto" else "")
+        why_not = row.supports(spec)
+        if algorithm == "auto" and row.profits is not None:
+            why_not = why_not or row.profits(spec)
         if why_not:
             refused.append(f"not {row.name}: {why_not}")
             continue

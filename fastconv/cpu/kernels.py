@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from fastconv.cook_toom import POINTS
 from fastconv.cpu import transforms
 from fastconv.cpu.host import has
 from fastconv.cpu.native import Native, define
@@ -26,7 +27,7 @@ class Kernel:
 
     kind: str  # a key of BUILDERS
     dtype: str
-    mr: int = 1  # rows of the tile: pixels, or Winograd tiles
+    mr: int = 1  # rows of the tile: pixels, or Winograd tiles; m of a Winograd transform
     vectors: int = 1  # vectors of the tile: channels
     needs: str = ""  # CPU feature as LLVM names it; "" = every host
 
@@ -358,10 +359,11 @@ KERNELS: tuple[Kernel, ...] = tuple(
         ("panel_gemm", 14, 2, "avx512f"),
         ("panel_gemm", 6, 4, "avx512f"),
         ("panel_gemm", 6, 1, ""),
-        ("winograd_input", 1, 1, ""),
-        ("winograd_output", 1, 1, ""),
-        ("winograd_output_stream", 1, 1, ""),
-        ("winograd_output_pool", 1, 1, ""),
+        *(
+            (f"winograd_{kind}", m, 1, "")
+            for m in POINTS
+            for kind in ("input", "output", "output_stream", "output_pool")
+        ),
         ("depthwise", 4, 1, ""),
         ("tap_max", 1, 1, ""),
         ("tap_argmax", 1, 1, ""),
@@ -375,6 +377,6 @@ def candidates(kind: str, dtype: str) -> list[Kernel]:
     return [k for k in KERNELS if (k.kind, k.dtype) == (kind, dtype) and has(k.needs)]
 
 
-def kernel(kind: str, dtype: str) -> Kernel:
-    """The first row of a kind."""
-    return candidates(kind, dtype)[0]
+def kernel(kind: str, dtype: str, mr: int | None = None) -> Kernel:
+    """The first row of a kind, or the first one with `mr` rows."""
+    return next(k for k in candidates(kind, dtype) if mr in (None, k.mr))

@@ -7,7 +7,8 @@ a channel pair instead of (m * r)**2: 36 instead of 144 for F(4x4, 3x3) (Lavin a
     Y = AT [ (G g GT) * (BT d B) ] A
 
 One vector holds 16 channels, so the transforms work on whole vectors, a tile's position at a time.
-The points (0, +-2/3, +-3/2, inf) cost what (0, +-1, +-2, inf) cost and halve the error.
+Larger tiles save more products and cost more accuracy: the error of F(2x2) is below that of direct
+summation, F(4x4) has about twice and F(6x6) about eight times as much.
 """
 
 from collections.abc import Callable
@@ -17,24 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.cook_toom import F4_POINTS, cook_toom
+from fastconv.cook_toom import POINTS, cook_toom
 from fastconv.cpu.simd import Emitter
-
-TILE, REACH = 4, 6  # m and a of F(4x4, 3x3)
-PRODUCTS = REACH * REACH
 
 Row = list[Fraction]
 
 
 @cache
-def matrices() -> tuple[list[Row], list[Row], list[Row]]:
-    """AT (m x a), G (a x r), BT (a x a) of F(4, 3), exact."""
-    return cook_toom(TILE, 3, F4_POINTS)
+def matrices(m: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """AT (m x a), G (a x 3), BT (a x a) of F(m, 3), exact."""
+    return cook_toom(m, 3, POINTS[m])
 
 
-def transform_weights(w: np.ndarray) -> np.ndarray:
+def transform_weights(w: np.ndarray, m: int) -> np.ndarray:
     """``U[a * a, c, k] = G w GT`` of w[3, 3, c, k], in float64."""
-    g = np.array(matrices()[1], dtype=float)
+    g = np.array(matrices(m)[1], dtype=float)
     return np.kron(g, g) @ w.reshape(9, -1).astype(np.float64)
 
 
@@ -99,58 +97,59 @@ def winograd_input(
     kernel: Any, e: Emitter, source: Any, pixel: Any, line: Any, groups: Any, target: Any,
     product: Any, group: Any,
 ) -> None:  # fmt: skip
-    """BT d B of one tile: 6 x 6 pixels at `source`, strides `pixel` and `line`, to `target`.
+    """BT d B of one tile: a x a pixels at `source`, strides `pixel` and `line`, to `target`.
 
     Works on `groups` vectors of channels; product xi of vector i goes to
     ``target + xi * product + i * group``. Prefetches two tiles ahead (11 -> 6 ms on 64 channels
     at 500 x 500).
     """
-    bt = matrices()[2]
+    m = kernel.mr
+    reach, bt = m + 2, matrices(m)[2]
     with e.loop(groups) as i:
         start = e.add(source, e.mul(i, e.bytes))
-        ahead = e.add(start, e.mul(pixel, 2 + 2 * TILE))
-        for x in range(TILE):
+        ahead = e.add(start, e.mul(pixel, 2 + 2 * m))
+        for x in range(m):
             column = e.add(ahead, e.mul(pixel, x))
-            for y in range(REACH):
+            for y in range(reach):
                 e.prefetch(e.add(column, e.mul(line, y)))
         columns = []
-        for x in range(REACH):
+        for x in range(reach):
             at = e.add(start, e.mul(pixel, x))
-            d = [e.load(e.add(at, e.mul(line, y))) for y in range(REACH)]
+            d = [e.load(e.add(at, e.mul(line, y))) for y in range(reach)]
             columns.append(_multiply_rows(e, bt, d))
         to = e.add(target, e.mul(i, group))
-        for y in range(REACH):
+        for y in range(reach):
             for x, value in enumerate(_multiply_rows(e, bt, [c[y] for c in columns])):
-                e.store(value, e.add(to, e.mul(product, y * REACH + x)))
+                e.store(value, e.add(to, e.mul(product, y * reach + x)))
 
 
-def _output_tile(e: Emitter, source: Any, product: Any) -> list[list[Any]]:
+def _output_tile(e: Emitter, m: int, source: Any, product: Any) -> list[list[Any]]:
     """AT M A of one tile and one vector of channels."""
-    at = matrices()[0]
+    reach, at = m + 2, matrices(m)[0]
     columns = []
-    for x in range(REACH):
-        m = [e.load(e.add(source, e.mul(product, y * REACH + x))) for y in range(REACH)]
-        columns.append(_multiply_columns(e, at, m))
-    return [_multiply_columns(e, at, [c[y] for c in columns]) for y in range(TILE)]
+    for x in range(reach):
+        column = [e.load(e.add(source, e.mul(product, y * reach + x))) for y in range(reach)]
+        columns.append(_multiply_columns(e, at, column))
+    return [_multiply_columns(e, at, [c[y] for c in columns]) for y in range(m)]
 
 
 def _output(
-    e: Emitter, source: Any, product: Any, target: Any, pixel: Any, line: Any, bias: Any,
+    e: Emitter, m: int, source: Any, product: Any, target: Any, pixel: Any, line: Any, bias: Any,
     clamp: Any, vectors: Any, *, pool: bool = False, streaming: bool = False,
 ) -> None:  # fmt: skip
     low, upper = e.load_splat(clamp), e.add(clamp, e.itemsize)
 
     def transform(limit: Callable[[Any], Any]) -> None:
         with e.loop(e.mul(vectors, e.bytes), e.bytes) as offset:
-            tile = _output_tile(e, e.add(source, offset), product)
+            tile = _output_tile(e, m, e.add(source, offset), product)
             b = e.load(e.add(bias, offset))
             if pool:
                 tile = [
                     [
                         e.maximum(*(tile[y + i][x + j] for i in (0, 1) for j in (0, 1)))
-                        for x in range(0, TILE, 2)
+                        for x in range(0, m, 2)
                     ]
-                    for y in range(0, TILE, 2)
+                    for y in range(0, m, 2)
                 ]
             for y, row in enumerate(tile):
                 to = e.add(e.add(target, offset), e.mul(line, y))
@@ -167,18 +166,18 @@ def _output(
 
 
 def winograd_output(kernel: Any, e: Emitter, *args: Any) -> None:
-    """AT M A + bias, clamped: 4 x 4 pixels to `target`, strides `pixel` and `line`.
+    """AT M A + bias, clamped: m x m pixels to `target`, strides `pixel` and `line`.
 
     Arguments: source, product, target, pixel, line, bias, clamp, vectors (of channels).
     """
-    _output(e, *args)
+    _output(e, kernel.mr, *args)
 
 
 def winograd_output_stream(kernel: Any, e: Emitter, *args: Any) -> None:
     """As `winograd_output`, past the caches: for outputs that do not fit there (31 -> 26 ms)."""
-    _output(e, *args, streaming=True)
+    _output(e, kernel.mr, *args, streaming=True)
 
 
 def winograd_output_pool(kernel: Any, e: Emitter, *args: Any) -> None:
-    """As `winograd_output` with a 2x2 maximum: 2 x 2 pixels."""
-    _output(e, *args, pool=True)
+    """As `winograd_output` with a 2x2 maximum: m/2 x m/2 pixels."""
+    _output(e, kernel.mr, *args, pool=True)

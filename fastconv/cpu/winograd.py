@@ -1,4 +1,4 @@
-"""Winograd F(4x4, 3x3) for 3x3 kernels of stride 1: a quarter of the multiplications.
+"""Winograd F(m x m, 3x3) for 3x3 kernels of stride 1: with m = 4 a quarter of the multiplications.
 
 A dilated convolution is dh * dw dense ones on interleaved pixels; their tiles only have other
 strides.
@@ -6,7 +6,7 @@ strides.
 Two schedules of the same arithmetic, so of the same bits:
 
 * fused: a task transforms `block` tiles into private scratch that stays in L2, then for each panel
-  of output channels does the 36 products and the inverse transform. For many tiles.
+  of output channels does the (m + 2)**2 products and the inverse transform. For many tiles.
 * phased: all tiles are transformed first; then a task is a (panel, block) pair, panel-major, so
   that the transformed weights stream through the cache once. For many channels or small maps.
 
@@ -25,7 +25,7 @@ from fastconv.cpu import host, pack
 from fastconv.cpu.job import Job, scratch
 from fastconv.cpu.kernels import Kernel, candidates, kernel
 from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes, zero_bytes
-from fastconv.cpu.transforms import PRODUCTS, REACH, TILE, transform_weights
+from fastconv.cpu.transforms import transform_weights
 from fastconv.memory import aligned_empty
 from fastconv.spec import Conv2d
 
@@ -46,16 +46,17 @@ def locate(tile, ty_count, tx_count, dh, dw, size):
 
 
 @inlined
-def input_tile(transform, x, h, w, channels, item, lanes, top, left, dh, dw, tile, ty_count,
+def input_tile(transform, m, x, h, w, channels, item, lanes, top, left, dh, dw, tile, ty_count,
                tx_count, target, product, group, patch):  # fmt: skip
-    """Transform one 6x6 tile of all channels to `target`; `patch` is scratch."""
-    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, TILE)
+    """Transform one tile of all channels to `target`; `patch` is scratch."""
+    reach = m + 2
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, m)
     y0, x0 = y0 - top, x0 - left
     pixel = channels * item
     vector = lanes * item
     image = x + n * h * w * pixel
     whole = channels // lanes
-    last = REACH - 1
+    last = reach - 1
     if y0 >= 0 and x0 >= 0 and y0 + last * dh < h and x0 + last * dw < w:
         start = image + (y0 * w + x0) * pixel
         call(transform, (start, dw * pixel, dh * w * pixel, whole, target, product, group))
@@ -66,9 +67,9 @@ def input_tile(transform, x, h, w, channels, item, lanes, top, left, dh, dw, til
     if first < groups:  # a border tile, or the last channels of an odd number
         size = (groups - first) * vector
         valid = pixel - first * vector
-        for i in range(REACH):
-            for j in range(REACH):
-                to = patch + (i * REACH + j) * size
+        for i in range(reach):
+            for j in range(reach):
+                to = patch + (i * reach + j) * size
                 row, column = y0 + i * dh, x0 + j * dw
                 if 0 <= row < h and 0 <= column < w:
                     of = image + (row * w + column) * pixel + first * vector
@@ -79,7 +80,7 @@ def input_tile(transform, x, h, w, channels, item, lanes, top, left, dh, dw, til
                     zero_bytes(to, size)
         call(
             transform,
-            (patch, size, REACH * size, groups - first, target + first * group, product, group),
+            (patch, size, reach * size, groups - first, target + first * group, product, group),
         )
 
 
@@ -105,8 +106,9 @@ def output_tile(transform, source, product, out, oh, ow, cout, item, lanes, size
 
 
 def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes, gemm, forward,
-          inverse, mr, nr, block, product_v, product_m, tiles, ty_count, tx_count, h, w, channels,
-          top, left, dh, dw, oh, ow, cout, size, weights, bias, clamp, item, lanes):  # fmt: skip
+          inverse, tile_size, products, mr, nr, block, product_v, product_m, tiles, ty_count,
+          tx_count, h, w, channels, top, left, dh, dw, oh, ow, cout, size, weights, bias, clamp,
+          item, lanes):  # fmt: skip
     """Driver: a task is a block of tiles, through all panels."""
     patch = scratch + thread * scratch_bytes
     m = patch + patch_bytes
@@ -120,14 +122,14 @@ def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes,
         count = min(block, tiles - first)
         for t in range(count):
             b, r = divmod(t, mr)
-            input_tile(forward, x, h, w, channels, item, lanes, top, left, dh, dw, first + t,
-                       ty_count, tx_count, v + b * mr * groups * vector + r * vector, product_v,
-                       mr * vector, patch)  # fmt: skip
+            input_tile(forward, tile_size, x, h, w, channels, item, lanes, top, left, dh, dw,
+                       first + t, ty_count, tx_count, v + b * mr * groups * vector + r * vector,
+                       product_v, mr * vector, patch)  # fmt: skip
         for panel in range((cout + nr - 1) // nr):
             channel = panel * nr
-            u = weights + panel * PRODUCTS * groups * vector * nr
+            u = weights + panel * products * groups * vector * nr
             blocks = (count + mr - 1) // mr
-            call(gemm, (v, groups, u, m, blocks, PRODUCTS, product_v, product_m))
+            call(gemm, (v, groups, u, m, blocks, products, product_v, product_m))
             for t in range(count):
                 output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
                             size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,
@@ -135,8 +137,8 @@ def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes,
 
 
 def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, forward,
-                  mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w, channels,
-                  top, left, dh, dw, item, lanes):  # fmt: skip
+                  tile_size, mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w,
+                  channels, top, left, dh, dw, item, lanes):  # fmt: skip
     """Driver: transform all tiles into the shared V, which the private scratch follows."""
     patch = scratch + shared_bytes + thread * scratch_bytes
     groups = (channels + lanes - 1) // lanes
@@ -150,14 +152,14 @@ def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes,
             j, t = divmod(tile, block)
             b, r = divmod(t, mr)
             v = scratch + j * block_bytes + b * mr * groups * vector + r * vector
-            input_tile(forward, x, h, w, channels, item, lanes, top, left, dh, dw, tile,
-                       ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
+            input_tile(forward, tile_size, x, h, w, channels, item, lanes, top, left, dh, dw,
+                       tile, ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
 
 
 def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, patch_bytes, gemm,
-                   inverse, mr, nr, block, block_bytes, product_v, product_m, tiles, ty_count,
-                   tx_count, channels, dh, dw, oh, ow, cout, size, weights, bias, clamp, item,
-                   lanes):  # fmt: skip
+                   inverse, products, mr, nr, block, block_bytes, product_v, product_m, tiles,
+                   ty_count, tx_count, channels, dh, dw, oh, ow, cout, size, weights, bias, clamp,
+                   item, lanes):  # fmt: skip
     """Driver: a task is one block of tiles and one panel of output channels."""
     patch = scratch + shared_bytes + thread * scratch_bytes
     m = patch + patch_bytes
@@ -173,9 +175,9 @@ def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes
         first = j * block
         count = min(block, tiles - first)
         channel = panel * nr
-        v, u = scratch + j * block_bytes, weights + panel * PRODUCTS * groups * vector * nr
+        v, u = scratch + j * block_bytes, weights + panel * products * groups * vector * nr
         blocks = (count + mr - 1) // mr
-        call(gemm, (v, groups, u, m, blocks, PRODUCTS, product_v, product_m))
+        call(gemm, (v, groups, u, m, blocks, products, product_v, product_m))
         for t in range(count):
             output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
                         size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,
@@ -185,15 +187,15 @@ def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes
 FUSED, FORWARD, PRODUCT = Job(fused), Job(phase_forward), Job(phase_products)
 
 
-def tile_counts(spec: Conv2d) -> tuple[int, int, int]:
+def tile_counts(spec: Conv2d, m: int) -> tuple[int, int, int]:
     """Tiles in a column and in a row of one interleaved problem, and of all of them."""
     n, h, w, _ = spec.conv_out
     dh, dw = spec.dilation
-    down, across = -(-h // (TILE * dh)), -(-w // (TILE * dw))
+    down, across = -(-h // (m * dh)), -(-w // (m * dw))
     return down, across, n * dh * dw * down * across
 
 
-def choose_schedule(spec: Conv2d, tiles: int) -> tuple[str, Kernel, int]:
+def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kernel, int]:
     """Schedule, matrix kernel, and tiles in a block.
 
     Fused while a block's V and M take at most three quarters of L2 and there are blocks enough to
@@ -203,7 +205,7 @@ def choose_schedule(spec: Conv2d, tiles: int) -> tuple[str, Kernel, int]:
     wide, tall = max(rows, key=lambda k: k.nr), max(rows, key=lambda k: k.mr)
     item = np.dtype(spec.dtype).itemsize
     block = tall.mr * -(-12 // tall.mr)
-    working_set = block * PRODUCTS * (spec.x[3] + tall.nr) * item
+    working_set = block * products * (spec.x[3] + tall.nr) * item
     if working_set <= 3 * host.cache_bytes()[0] // 4 and tiles >= 8 * block:
         return "fused", tall, block
     whole = -(-max(tiles, 1) // wide.mr) * wide.mr
@@ -211,23 +213,23 @@ def choose_schedule(spec: Conv2d, tiles: int) -> tuple[str, Kernel, int]:
 
 
 class Winograd:
-    """A 3x3 convolution, planned."""
+    """A 3x3 convolution by F(m x m, 3x3), planned."""
 
-    algorithm = "winograd_f4"
-
-    def __init__(self, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None) -> None:
+    def __init__(self, m: int, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None) -> None:
+        self.algorithm = f"winograd_f{m}"
+        products = (m + 2) ** 2
         _, h, width, c = spec.x
         k = spec.w[3]
         dtype = spec.dtype
         item, lanes = np.dtype(dtype).itemsize, LANES[dtype]
-        ty, tx, tiles = tile_counts(spec)
-        self.schedule, self.kernel, block = choose_schedule(spec, tiles)
+        ty, tx, tiles = tile_counts(spec, m)
+        self.schedule, self.kernel, block = choose_schedule(spec, tiles, products)
         mr, nr = self.kernel.mr, self.kernel.nr
         groups, panels = -(-c // lanes), -(-k // nr)
         depth = groups * lanes
         # U[panel][product][depth][nr]; depth is padded like the input's channels
-        u = transform_weights(w).astype(dtype).reshape(PRODUCTS, c, k)
-        self.packed = aligned_empty((panels, PRODUCTS, depth, nr), dtype)
+        u = transform_weights(w, m).astype(dtype).reshape(products, c, k)
+        self.packed = aligned_empty((panels, products, depth, nr), dtype)
         for t in range(panels):
             valid = min(nr, k - t * nr)
             self.packed[t, :, :c, :valid] = u[:, :, t * nr : t * nr + valid]
@@ -235,12 +237,12 @@ class Winograd:
             self.packed[t, :, :, valid:] = 0
         self._bias = pack.bias(bias, k, 1, nr, dtype)
         self._clamp = pack.clamp(spec.activation, dtype)
-        size = TILE // 2 if spec.pool else TILE
+        size = m // 2 if spec.pool else m
         product_v = block * depth * item + STAGGER
         product_m = block * nr * item + STAGGER
-        patch = _page(max(PRODUCTS * depth, size * size * nr) * item)
-        m_bytes = _page(product_m * PRODUCTS)
-        block_bytes = _page(product_v * PRODUCTS)
+        patch = _page(max(products * depth, size * size * nr) * item)
+        m_bytes = _page(product_m * products)
+        block_bytes = _page(product_v * products)
         self._private = patch + m_bytes
         self._shared = 0
         common = {
@@ -250,13 +252,13 @@ class Winograd:
         }  # fmt: skip
         source = {
             "h": h, "w": width, "top": spec.pad[0][0], "left": spec.pad[1][0],
-            "forward": kernel("winograd_input", dtype).address,
+            "forward": kernel("winograd_input", dtype, m).address, "tile_size": m,
         }  # fmt: skip
         target = {
             "oh": spec.out[1], "ow": spec.out[2], "cout": k, "size": size, "nr": nr,
             "gemm": self.kernel.address, "product_m": product_m, "patch_bytes": patch,
             "weights": self.packed.ctypes.data, "bias": self._bias.ctypes.data,
-            "clamp": self._clamp.ctypes.data,
+            "clamp": self._clamp.ctypes.data, "products": products,
         }  # fmt: skip
 
         def steps(inverse: Kernel) -> list[tuple[Job, np.ndarray]]:
@@ -271,11 +273,11 @@ class Winograd:
             self._private += block_bytes
         else:
             self._shared = -(-tiles // block) * block_bytes
-        self._steps = steps(kernel("winograd_output" + ("_pool" if spec.pool else ""), dtype))
+        self._steps = steps(kernel("winograd_output" + ("_pool" if spec.pool else ""), dtype, m))
         # Past the caches, where whole vectors are aligned; see `run`.
         nbytes = math.prod(spec.out) * item
         stream = nbytes >= STREAM_BYTES and k % lanes == 0 and not spec.pool
-        self._streaming = steps(kernel("winograd_output_stream", dtype)) if stream else None
+        self._streaming = steps(kernel("winograd_output_stream", dtype, m)) if stream else None
 
     def scratch_bytes(self, threads: int) -> int:
         """Scratch memory of a run."""
@@ -305,10 +307,10 @@ def supports(spec: Conv2d) -> str:
 
 
 def profits(spec: Conv2d) -> str:
-    """Why the direct algorithm is faster for `spec`; "" when it is not."""
+    """Why the direct algorithm is faster than F(4x4) for `spec`; "" when it is not."""
     n, h, w, k = spec.conv_out
     if spec.x[3] < 16 or k < 8:
         return f"{spec.x[3]} -> {k} channels do not pay for the transforms"
-    if 4 * PRODUCTS * tile_counts(spec)[2] > 3 * 9 * n * h * w:
+    if 4 * 36 * tile_counts(spec, 4)[2] > 3 * 9 * n * h * w:
         return f"a map of {h} x {w} pixels leaves most of its 4x4 tiles unused"
     return ""

@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import pytest
 
-from fastconv.cook_toom import F4_POINTS, cook_toom
+from fastconv.cook_toom import POINTS, cook_toom
 
 HALF = Fraction(1, 2)
 CASES = [
     (2, 3, (0, 1, -1)),
-    (4, 3, F4_POINTS),
+    (4, 3, POINTS[4]),
     (4, 3, (0, 1, -1, 2, -2)),
     (6, 3, (0, 1, -1, 2, -2, HALF, -HALF)),
     (2, 5, (0, 1, -1, 2, -2)),
@@ -64,7 +64,7 @@ def test_two_dimensions_are_exact(m, r, points):
 
 
 def test_shapes_and_number_of_multiplications():
-    at, g, bt = cook_toom(4, 3, F4_POINTS)
+    at, g, bt = cook_toom(4, 3, POINTS[4])
     assert [len(at), len(at[0])] == [4, 6]
     assert [len(g), len(g[0])] == [6, 3]
     assert [len(bt), len(bt[0])] == [6, 6]
