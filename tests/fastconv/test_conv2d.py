@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import correlate
 
 from fastconv import bounds, conv2d, depthwise_conv2d, plan_conv2d, reference
-from fastconv.cpu import winograd
+from fastconv.cpu import direct, winograd
 from tests.helpers import assert_within, integers
 
 CHANNELS = [(1, 1, 1), (3, 5, 1), (17, 33, 1), (4, 6, 2), (6, 6, 6), (3, 12, 3)]  # c, k, groups
@@ -76,20 +76,21 @@ def test_dilated_winograd(dilation, schedule, monkeypatch):
         assert_within(plan(x), expected, bounds.conv2d(x, w, b, plan.spec, "winograd_f4"))
 
 
-def test_both_winograd_schedules_give_the_same_bits(monkeypatch):
+def test_all_winograd_schedules_and_tiles_give_the_same_bits(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 64, 64, 40), np.float32)
     w = rng.standard_normal((3, 3, 40, 72), np.float32)
     results = []
-    for schedule in ("fused", "phased"):
-        row = {"fused": ("fused", 14), "phased": ("phased", 30)}[schedule]
-        kernel = winograd.candidates("panel_gemm", "float32")[0]
-        chosen = (row[0], kernel, -(-row[1] // kernel.mr) * kernel.mr)
+    for schedule, kernel in itertools.product(
+        ("fused", "phased"), winograd.candidates("panel_gemm", "float32")
+    ):
+        chosen = (schedule, kernel, 2 * kernel.mr)
         monkeypatch.setattr(winograd, "choose_schedule", lambda *_, chosen=chosen: chosen)
         plan = plan_conv2d(x.shape, w, padding="same", algorithm="winograd_f4")
-        assert plan._executor.schedule == schedule
+        assert (plan._executor.schedule, plan.kernel) == (schedule, kernel.name)
         results.append(plan(x))
-    np.testing.assert_array_equal(*results)
+    for y in results[1:]:
+        np.testing.assert_array_equal(y, results[0])
 
 
 @pytest.mark.parametrize("algorithm", ["direct", *WINOGRAD])
@@ -107,6 +108,20 @@ def test_random_data_stays_within_the_bound_of_scipy(algorithm):
         ]
     )  # fmt: skip
     assert_within(plan(x), expected, bounds.conv2d(x, w, None, plan.spec, algorithm))
+
+
+def test_all_direct_tiles_give_the_same_bits(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 9, 11, 7), np.float32)
+    w = rng.standard_normal((3, 3, 7, 70), np.float32)
+    results = []
+    for kernel in direct.candidates("gemm", "float32"):
+        monkeypatch.setattr(direct, "choose_kernel", lambda *_, kernel=kernel: kernel)
+        plan = plan_conv2d(x.shape, w, padding="same", algorithm="direct")
+        assert plan.kernel == kernel.name
+        results.append(plan(x))
+    for y in results[1:]:
+        np.testing.assert_array_equal(y, results[0])
 
 
 def test_streaming_stores_give_the_same_bits():
