@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind, text in (
         ("seed", int, "of the initial weights and the order of scenes"),
         ("minutes", float, "how long"),
-        ("scenes", int, "different training scenes"),
+        ("scenes", int, "training scenes of an epoch"),
         ("batch", int, "scenes per step"),
         ("rate", float, "highest learning rate"),
     ):

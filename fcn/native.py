@@ -58,7 +58,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
             _write(archive, HEAD, text.encode())
             for name, value in model.weights.items():
                 array = io.BytesIO()
-                npy.write_array(array, value, version=(1, 0), allow_pickle=False)
+                little = value.astype("<f4", copy=False)
+                npy.write_array(array, little, version=(1, 0), allow_pickle=False)
                 _write(archive, f"{name}.npy", array.getvalue())
         os.replace(part, path)
     finally:

@@ -23,7 +23,7 @@ EPSILON = 1e-3  # of batch normalisation, added to the variance
 @cache
 def tensorflow() -> Any:
     """The package `tensorflow`, or ImportError that says how to install it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notes are not ours to print
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or it reports every GPU that is not there
     return require("tensorflow", extra="tensorflow", purpose="comparing with or training in Keras")
 
 

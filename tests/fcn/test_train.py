@@ -47,6 +47,14 @@ def test_unknown_architectures_are_named(tmp_path):
         train.train("vgg", tmp_path / "m.npz")
 
 
+@pytest.mark.parametrize("wrong", [{"minutes": 0}, {"scenes": -1}, {"rate": 0.0}], ids=str)
+def test_numbers_must_be_positive(wrong, tmp_path):
+    (key,) = wrong
+    with pytest.raises(ValueError, match=f"train: every number must be above 0: .*{key}="):
+        train.train("fcn8s", tmp_path / "m.npz", **wrong)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unwritable_folder_is_known_at_once(tmp_path):
     with pytest.raises(OSError, match=r"train: cannot write into .*none; make this folder"):
         train.train("two_conv", tmp_path / "none" / "m.npz")
