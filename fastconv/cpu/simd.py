@@ -129,8 +129,10 @@ class Emitter:
         lanes = ir.Constant(ints, [ir.Constant(I64, i) for i in range(self.lanes)])
         return self.ir.add(self._broadcast(first, ints), lanes)
 
-    def prefetch(self, address: Any) -> None:
-        args = [self.pointer(address), *(ir.Constant(I32, v) for v in (0, 3, 1))]
+    def prefetch(self, address: Any, into_l1: bool = True) -> None:
+        """Ask for a cache line; it need not exist."""
+        locality = 3 if into_l1 else 2
+        args = [self.pointer(address), *(ir.Constant(I32, v) for v in (0, locality, 1))]
         self._llvm("llvm.prefetch.p0", ir.VoidType(), [POINTER, I32, I32, I32], args)
 
     # -- arithmetic -------------------------------------------------------------------------

@@ -209,7 +209,7 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     if working_set <= 3 * host.cache_bytes()[0] // 4 and tiles >= 8 * block:
         return "fused", tall, block
     whole = -(-max(tiles, 1) // wide.mr) * wide.mr
-    return "phased", wide, whole if whole <= 66 else 4 * wide.mr
+    return "phased", wide, min(whole, 6 * wide.mr)  # 24 to 66 rows differ by 6 %, 36 are best
 
 
 class Winograd:
