@@ -22,6 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fcn.export import write_whole
 from fcn.graph import Graph, Model
 
 FORMAT, VERSION, HEAD = "fcn", 1, "model.json"
@@ -44,7 +45,6 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     OSError
         If the folder does not exist or cannot be written.
     """
-    path = Path(path)
     head = {
         "format": FORMAT,
         "version": VERSION,
@@ -52,18 +52,14 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         "meta": model.meta,
     }
     text = json.dumps(head, indent=1)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:
-            _write(archive, HEAD, text.encode())
-            for name, value in model.weights.items():
-                array = io.BytesIO()
-                little = value.astype("<f4", copy=False)
-                npy.write_array(array, little, version=(1, 0), allow_pickle=False)
-                _write(archive, f"{name}.npy", array.getvalue())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        _write(archive, HEAD, text.encode())
+        for name, value in model.weights.items():
+            array = io.BytesIO()
+            npy.write_array(array, value, version=(1, 0), allow_pickle=False)
+            _write(archive, f"{name}.npy", array.getvalue())
+    write_whole(path, data.getvalue())
 
 
 def load(path: str | os.PathLike[str]) -> Model:
