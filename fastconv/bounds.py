@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastconv import shapes
-from fastconv.cook_toom import POINTS, cook_toom
+from fastconv.cook_toom import TILES, algorithm
 from fastconv.reference import resize_taps
 from fastconv.shapes import Pair
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -31,7 +31,7 @@ __all__ = ["conv2d", "conv2d_transpose", "gamma", "pool2d", "resize2d", "unit_ro
 Array = NDArray[np.float64]
 U64 = 2.0**-53
 SLACK = 1 + 2.0**-20  # covers the rounding of the bound itself
-WINOGRAD_TILES = {f"winograd_f{m}": m for m in POINTS}
+WINOGRAD_TILES = {f"winograd_f{m}": m for m in TILES[3, 1]}
 CHUNK = 1 << 20  # numbers in one temporary array: 8 MiB
 
 
@@ -219,7 +219,7 @@ def _winograd(image: Array, w: Array, bias: Array, spec: Conv2d, m: int) -> Arra
     """
     (_, _, c, k), (_, out_h, out_w, _) = spec.w, spec.conv_out
     reach, products = m + 2, (m + 2) ** 2
-    at, g, bt = (np.array(matrix, np.float64) for matrix in cook_toom(m, 3, POINTS[m]))
+    at, g, bt = (np.array(matrix, np.float64) for matrix in algorithm(m, 3))
     u, tiny = unit_roundoff(spec.dtype), float(np.finfo(spec.dtype).smallest_subnormal)
     in_turns, out_turns = (
         2 * (int(np.count_nonzero(matrix, axis=1).max()) + 2) for matrix in (bt, at)

@@ -7,6 +7,10 @@
 
 In two dimensions, ``Y = AT @ ((G @ g @ G.T) * (BT @ d @ BT.T)) @ AT.T``.
 
+A correlation of stride 2 is the sum of two of stride 1, of the even and of the odd taps with the
+even and the odd inputs. Side by side their matrices are again an algorithm of this form, with
+``a = 2 * (m - 1) + r`` products: 81 instead of 144 for 4 x 4 outputs of a 3 x 3 kernel.
+
 Sources: S. Winograd, *Arithmetic Complexity of Computations* (1980); A. Lavin and S. Gray, *Fast
 Algorithms for Convolutional Neural Networks* (2016), arXiv:1509.09308; B. Barabasz et al., *Error
 Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks* (2020),
@@ -17,17 +21,67 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["POINTS", "Matrix", "cook_toom"]
+__all__ = ["POINTS", "TILES", "Matrix", "algorithm", "cook_toom"]
 
 Matrix = list[list[Fraction]]
 
-# Points of F(m, 3), by m. For m = 4 reciprocal pairs keep the powers in G and AT near one: half the
-# error of 0, +-1, +-2 at the same cost.
+
+def _points(*pairs: str, more: str = "") -> tuple[Fraction, ...]:
+    """Zero, then +p and -p for each of `pairs`, then `more` without its negative."""
+    signed = [sign * Fraction(p) for p in pairs for sign in (1, -1)]
+    return (Fraction(0), *signed, *([Fraction(more)] if more else []))
+
+
+# Points of F(m, r), by (m, r), found by search for the least error on random data: reciprocal pairs
+# keep the powers in G and AT near one. 0, +-1, +-2 for F(4, 3) costs the same and errs twice as
+# much.
 POINTS = {
-    2: (Fraction(0), Fraction(1), Fraction(-1)),
-    4: (Fraction(0), *(Fraction(*p) for p in ((2, 3), (-2, 3), (3, 2), (-3, 2)))),
-    6: (Fraction(0), *(Fraction(*p) for p in ((1, 1), (-1, 1), (2, 1), (-2, 1), (1, 2), (-1, 2)))),
+    (2, 2): _points(more="1"),
+    (4, 2): _points("4/3", more="1/2"),
+    (2, 3): _points("1"),
+    (4, 3): _points("2/3", "3/2"),
+    (6, 3): _points("1", "2", "1/2"),
+    (2, 5): _points("2/3", "3/2"),
+    (4, 5): _points("1", "2", "1/2"),
+    (2, 7): _points("1", "2", "1/2"),
 }
+
+# (taps, stride) -> sizes m of a tile of outputs that are offered, the one for general use first.
+TILES = {(3, 1): (4, 2, 6), (5, 1): (2, 4), (7, 1): (2,), (3, 2): (4, 2)}
+
+
+def algorithm(m: int, r: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:
+    """``AT`` (m, a), ``G`` (a, r) and ``BT`` (a, a) of ``y[i] = sum_j d[stride * i + j] * g[j]``.
+
+    Parameters
+    ----------
+    m, r : int
+        Outputs and taps; there are `POINTS` for them, or with a stride for each phase of the taps.
+    stride : int
+        ``a = stride * (m - 1) + r``.
+    """
+    a = stride * (m - 1) + r
+    at: Matrix = [[] for _ in range(m)]
+    g: Matrix = []
+    bt: Matrix = []
+    for phase in range(stride):
+        taps = range(phase, r, stride)
+        # One tap a phase: m products of an input and the tap; the general form would add points.
+        one = [[Fraction(i == j) for j in range(m)] for i in range(m)]
+        part = (one, [[Fraction(1)]] * m, one) if len(taps) == 1 else cook_toom(
+            m, len(taps), POINTS[m, len(taps)]
+        )  # fmt: skip
+        for row, more in zip(at, part[0], strict=True):
+            row += more
+        g += [_spread(row, taps, r) for row in part[1]]
+        bt += [_spread(row, range(phase, a, stride), a) for row in part[2]]
+    return at, g, bt
+
+
+def _spread(row: Sequence[Fraction], places: range, size: int) -> list[Fraction]:
+    """`row` at `places` of a row of `size` numbers, zeros elsewhere."""
+    found = dict(zip(places, row, strict=True))
+    return [found.get(i, Fraction(0)) for i in range(size)]
 
 
 def cook_toom(m: int, r: int, points: Sequence[Fraction | int]) -> tuple[Matrix, Matrix, Matrix]:

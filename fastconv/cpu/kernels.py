@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fastconv.cook_toom import POINTS
+from fastconv.cook_toom import TILES
 from fastconv.cpu import transforms
 from fastconv.cpu.host import has
 from fastconv.cpu.native import Native, define
@@ -369,7 +369,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
         ("panel_gemm", 6, 1, ""),
         *(
             (f"winograd_{kind}", m, 1, "")
-            for m in POINTS
+            for m in TILES[3, 1]
             for kind in ("input", "output", "output_stream", "output_pool")
         ),
         ("depthwise", 4, 1, ""),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.cook_toom import POINTS, cook_toom
+from fastconv.cook_toom import algorithm
 from fastconv.cpu.simd import Emitter
 
 Row = list[Fraction]
@@ -27,7 +27,7 @@ Row = list[Fraction]
 @cache
 def matrices(m: int) -> tuple[list[Row], list[Row], list[Row]]:
     """AT (m x a), G (a x 3), BT (a x a) of F(m, 3), exact."""
-    return cook_toom(m, 3, POINTS[m])
+    return algorithm(m, 3)
 
 
 def transform_weights(w: np.ndarray, m: int) -> np.ndarray:

@@ -67,7 +67,7 @@ def test_a_fused_pool_has_the_largest_bound_of_its_window(algorithm):
 def winograd(x, w, bias, spec, order=1):
     """F(4x4, 3x3) with every operation rounded to the working precision, by plain NumPy."""
     dtype = np.dtype(spec.dtype)
-    exact = [np.array(matrix, np.float64) for matrix in cook_toom(4, 3, POINTS[4])]
+    exact = [np.array(matrix, np.float64) for matrix in cook_toom(4, 3, POINTS[4, 3])]
     at, _, bt = (matrix.astype(dtype) for matrix in exact)
     _, h, width, k = spec.conv_out
     down, across = -(-h // 4), -(-width // 4)
@@ -122,7 +122,7 @@ def test_winograd_stays_within_its_bound(spec, order, dtype):
 def test_winograd_has_the_matrices_right():
     """One pixel and one tap: all other errors vanish, and the formula can be written out."""
     spec = Conv2d((1, 4, 4, 1), (3, 3, 1, 1), pad=ONE)
-    at, g, bt = (np.abs(np.array(m, float)) for m in cook_toom(4, 3, POINTS[4]))
+    at, g, bt = (np.abs(np.array(m, float)) for m in cook_toom(4, 3, POINTS[4, 3]))
     x, w = np.zeros(spec.x), np.zeros(spec.w)
     x[0, 1, 2, 0], w[0, 1, 0, 0] = 3, 5
     u = 5 * np.outer(g[:, 0], g[:, 1])

@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import pytest
 
-from fastconv.cook_toom import POINTS, cook_toom
+from fastconv.cook_toom import POINTS, TILES, algorithm, cook_toom
 
 HALF = Fraction(1, 2)
 CASES = [
     (2, 3, (0, 1, -1)),
-    (4, 3, POINTS[4]),
+    (4, 3, POINTS[4, 3]),
     (4, 3, (0, 1, -1, 2, -2)),
     (6, 3, (0, 1, -1, 2, -2, HALF, -HALF)),
     (2, 5, (0, 1, -1, 2, -2)),
@@ -64,7 +64,7 @@ def test_two_dimensions_are_exact(m, r, points):
 
 
 def test_shapes_and_number_of_multiplications():
-    at, g, bt = cook_toom(4, 3, POINTS[4])
+    at, g, bt = cook_toom(4, 3, POINTS[4, 3])
     assert [len(at), len(at[0])] == [4, 6]
     assert [len(g), len(g[0])] == [6, 3]
     assert [len(bt), len(bt[0])] == [6, 6]
@@ -81,3 +81,14 @@ def test_f2_is_the_one_of_lavin_and_gray():
 def test_wrong_points(points):
     with pytest.raises(ValueError, match=r"F\(2, 3\) needs 3 distinct points"):
         cook_toom(2, 3, points)
+
+
+@pytest.mark.parametrize("m, r, stride", [(m, *key) for key, sizes in TILES.items() for m in sizes])
+def test_offered_algorithms_are_exact(m, r, stride):
+    at, g, bt = algorithm(m, r, stride)
+    a = stride * (m - 1) + r
+    assert (len(at), len(at[0]), len(g), len(g[0]), len(bt), len(bt[0])) == (m, a, a, r, a, a)
+    rng = random.Random(3)
+    d, taps = fractions(rng, a), fractions(rng, r)
+    fast = product(at, [x * y for x, y in zip(product(g, taps), product(bt, d), strict=True)])
+    assert fast == [sum(d[stride * i + j] * taps[j] for j in range(r)) for i in range(m)]
