@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastconv import shapes
-from fastconv.spec import ACTIVATIONS, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fastconv.spec import ACTIVATIONS, ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
-__all__ = ["conv2d", "conv2d_transpose", "max_pool2d_indices", "pool2d", "resize2d"]
+__all__ = ["channel_op", "conv2d", "conv2d_transpose", "max_pool2d_indices", "pool2d", "resize2d"]
 
 Array = NDArray[np.float64]
 
@@ -148,6 +148,22 @@ def resize2d(x: ArrayLike, spec: Resize2d) -> Array:
         for (row, weight_i), (col, weight_j) in itertools.product(rows[i], cols[j]):
             y[n, i, j] += weight_i * weight_j * x[n, row, col]
     return y
+
+
+def channel_op(x: ArrayLike, spec: ChannelOp) -> NDArray[np.int64] | Array:
+    """Pixel by pixel over the channels.
+
+    ::
+
+        argmax   y[n,i,j] = first c with x[n,i,j,c] = max; the first NaN counts as the largest
+        softmax  y[n,i,j,c] = exp(x[n,i,j,c] - m) / sum_k exp(x[n,i,j,k] - m), m = max_k x[n,i,j,k]
+    """
+    x = _read(x, spec.x)
+    if spec.kind == "argmax":
+        return np.asarray(np.argmax(x, axis=3), np.int64)
+    with np.errstate(invalid="ignore"):  # a pixel with an infinity or a NaN is all NaN
+        powers = np.exp(x - x.max(axis=3, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=3, keepdims=True))
 
 
 def resize_taps(

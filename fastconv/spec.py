@@ -19,6 +19,7 @@ from fastconv.shapes import Pad, Pair
 __all__ = [
     "ACTIVATIONS",
     "DTYPES",
+    "ChannelOp",
     "Conv2d",
     "ConvTranspose2d",
     "Pool2d",
@@ -37,6 +38,7 @@ ACTIVATIONS: dict[str | None, tuple[float, float]] = {
 DTYPES = ("float32", "float64")
 POOLS = ("max", "avg")
 METHODS = ("nearest", "bilinear", "bicubic")
+CHANNEL_OPS = ("argmax", "softmax")
 COORDINATES = ("half_pixel", "asymmetric", "align_corners")
 NO_PAD: Pad = ((0, 0), (0, 0))
 
@@ -286,6 +288,39 @@ class Resize2d:
     def out(self) -> Shape:
         """Shape of the result."""
         return self.x[0], *self.size, self.x[3]
+
+
+@dataclass(frozen=True)
+class ChannelOp:
+    """What each pixel's channels give.
+
+    Attributes
+    ----------
+    x : (n, h, w, c)
+        Shape of the input.
+    kind : "argmax" or "softmax"
+        The channel with the largest value (the first of equals, the first NaN), or
+        ``exp(x) / sum(exp(x))`` over the channels.
+    dtype : "float32" or "float64"
+    """
+
+    x: Shape
+    kind: Literal["argmax", "softmax"]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.kind not in CHANNEL_OPS:
+            raise ValueError(f"unknown kind {self.kind!r}; use {_choices(CHANNEL_OPS)}")
+        _freeze(self, self.kind)
+        _check_x(self.kind, self.x)
+        check_dtype(self.kind, self.dtype)
+        if self.x[3] == 0:
+            raise ValueError(f"{self.kind}: no channels, the input has shape {self.x}")
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Shape of the result: (n, h, w) of an argmax, that of the input otherwise."""
+        return self.x[:3] if self.kind == "argmax" else self.x
 
 
 def check_dtype(op: str, dtype: str) -> None:
