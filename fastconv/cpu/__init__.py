@@ -22,12 +22,16 @@ class Algorithm:
 
 # In the order of preference; several rows may share a public name.
 ALGORITHMS = (
-    Algorithm("winograd_f4", partial(winograd.Winograd, 4), winograd.supports, winograd.profits),
-    Algorithm("winograd_f2", partial(winograd.Winograd, 2), winograd.supports, None),
-    Algorithm("winograd_f6", partial(winograd.Winograd, 6), winograd.supports, None),
+    *(
+        Algorithm(
+            f"winograd_f{m}", partial(winograd.Winograd, m), partial(winograd.supports, m),
+            winograd.profits if m == 4 else None,
+        )
+        for m in (4, 2, 6)
+    ),
     Algorithm("direct", depthwise.Depthwise, depthwise.supports, lambda spec: ""),
     Algorithm("direct", direct.Direct, direct.supports, lambda spec: ""),
-)
+)  # fmt: skip
 NAMES = ("auto", *dict.fromkeys(a.name for a in ALGORITHMS))
 
 # Everything but the micro-kernels that is compiled; `fastconv.warmup` reads it.

@@ -37,7 +37,7 @@ def cache_folder() -> Path | None:
     """Folder of the compiled code, or None where none can be written."""
     here = Path(__file__).resolve().parent
     digest = hashlib.sha256(numba.__version__.encode())
-    for source in (here.parent / "cook_toom.py", *sorted(here.glob("*.py"))):
+    for source in (here.parent / "cook_toom.py", *sorted(here.rglob("*.py"))):
         digest.update(source.read_bytes())
     try:
         folder = _user_cache() / "fastconv" / digest.hexdigest()[:16]

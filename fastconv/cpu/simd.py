@@ -3,7 +3,8 @@
 Numba's own vectoriser cannot keep a register tile alive across a loop (plain loops reach a
 quarter of the FMA peak here), so the micro-kernels state their vectors themselves. A vector is
 written with 16 float32 or 8 float64 lanes, whatever the host: LLVM splits it into two AVX2 or four
-NEON registers, and only the number of vectors in a tile changes from one host to the next.
+NEON registers, and only the number of vectors in a tile changes from one host to the next. Layouts
+in memory count in such vectors; code that keeps many numbers at once may use parts of them.
 
 Addresses are plain ``int64`` numbers in bytes: kernels then have one signature style, compile
 without array types, and address beyond 2**31 elements.
@@ -29,12 +30,12 @@ LANES = {"float32": 16, "float64": 8}  # one 64-byte vector
 class Emitter:
     """Emits vector code of one element type at the position of an LLVM builder."""
 
-    def __init__(self, builder: Any, dtype: str) -> None:
+    def __init__(self, builder: Any, dtype: str, lanes: int) -> None:
         self.ir = builder
         self.element = ELEMENTS[dtype]
         self.suffix = {"float32": "f32", "float64": "f64"}[dtype]
         self.itemsize = ITEMSIZE[dtype]
-        self.lanes = LANES[dtype]
+        self.lanes = lanes
         self.bytes = self.itemsize * self.lanes
         self.vector = ir.VectorType(self.element, self.lanes)
 
@@ -185,13 +186,13 @@ class Emitter:
         return self.ir.call(function, args)
 
 
-def emitting(build: Callable[..., None], dtype: str) -> Any:
+def emitting(build: Callable[..., None], dtype: str, lanes: int) -> Any:
     """Intrinsic ``emit(addresses)``: `build(Emitter, *addresses)` in place; a tuple of int64."""
 
     @intrinsic
     def emit(typing_context, addresses):
         def codegen(context, builder, signature, arguments):
-            build(Emitter(builder, dtype), *cgutils.unpack_tuple(builder, arguments[0]))
+            build(Emitter(builder, dtype, lanes), *cgutils.unpack_tuple(builder, arguments[0]))
             return context.get_dummy_value()
 
         return types.void(addresses), codegen

@@ -1,19 +1,26 @@
-"""Winograd F(m x m, 3x3) for 3x3 kernels of stride 1: with m = 4 a quarter of the multiplications.
+"""Winograd F(m x m, r x r): for 3x3 kernels and m = 4 a quarter of the multiplications.
 
 A dilated convolution is dh * dw dense ones on interleaved pixels; their tiles only have other
-strides.
+strides. A convolution of stride 2 has an algorithm of the same form (`cook_toom.algorithm`), whose
+input tiles are 2 * m pixels apart.
 
-Two schedules of the same arithmetic, so of the same bits:
+All work is done on blocks of `block` tiles: they are transformed to V, multiplied with the weights
+U of `group` panels of output channels at once, and transformed back. Two schedules of the same
+arithmetic, so of the same bits:
 
-* fused: a task transforms `block` tiles into private scratch that stays in L2, then for each panel
-  of output channels does the (m + 2)**2 products and the inverse transform. For many tiles.
-* phased: all tiles are transformed first; then a task is a (panel, block) pair, panel-major, so
-  that the transformed weights stream through the cache once. For many channels or small maps.
+* fused: a task takes one block from the input to the output. U comes from the last-level cache for
+  each block. For many tiles.
+* phased: all tiles are transformed first; then a task is a (panels, block) pair, panel-major, so
+  that U comes from memory once. For few tiles, or weights that no cache holds.
+
+Memory keeps up because all that a product needs is fetched during the one before (`micro.gemm`):
+its V and U, and in the fused schedule the next block's pixels.
 
 Tiles are anchored to the output's origin. Bias, clamp and a 2x2 max-pool happen in the inverse
 transform; border tiles go through a zero-padded patch, and the activation is never copied.
 
-What did not help: unfused transforms for few channels; blocks beyond L2.
+What did not help: unfused transforms for few channels; one panel at a time, which reads V again for
+each; larger blocks than `BLOCK_ROWS`.
 """
 
 import math
@@ -21,15 +28,19 @@ import math
 import numpy as np
 from numba import njit
 
+from fastconv.cook_toom import TILES, algorithm
 from fastconv.cpu import host, pack
 from fastconv.cpu.job import Job, scratch
 from fastconv.cpu.kernels import Kernel, candidates, kernel
-from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes, zero_bytes
-from fastconv.cpu.transforms import transform_weights
+from fastconv.cpu.micro.gemm import UNROLL
+from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes, store_int, zero_bytes
 from fastconv.memory import aligned_empty
 from fastconv.spec import Conv2d
 
 STREAM_BYTES = 30_000_000  # outputs from here on bypass the caches
+BLOCK_ROWS = 36  # tiles in a block, at least half and at most twice as many
+GROUP_COLUMNS = 64  # output channels whose products are kept at once
+SHARES = 8  # tasks that are enough for threads of unequal speed
 STAGGER = 64  # bytes between products, so that their addresses do not share cache sets
 
 inlined = njit(nogil=True, error_model="numpy")
@@ -37,7 +48,7 @@ inlined = njit(nogil=True, error_model="numpy")
 
 @inlined
 def locate(tile, ty_count, tx_count, dh, dw, size):
-    """Image, row and column of a tile's first output, `size` of them a side."""
+    """Image, row and column of a tile's first pixel, tiles `size` apart."""
     n, rest = divmod(tile, dh * dw * ty_count * tx_count)
     phase, rest = divmod(rest, ty_count * tx_count)
     py, px = divmod(phase, dw)
@@ -46,11 +57,10 @@ def locate(tile, ty_count, tx_count, dh, dw, size):
 
 
 @inlined
-def input_tile(transform, m, x, h, w, channels, item, lanes, top, left, dh, dw, tile, ty_count,
-               tx_count, target, product, group, patch):  # fmt: skip
+def input_tile(transform, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw, tile,
+               ty_count, tx_count, target, product, group, patch):  # fmt: skip
     """Transform one tile of all channels to `target`; `patch` is scratch."""
-    reach = m + 2
-    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, m)
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, step)
     y0, x0 = y0 - top, x0 - left
     pixel = channels * item
     vector = lanes * item
@@ -85,59 +95,115 @@ def input_tile(transform, m, x, h, w, channels, item, lanes, top, left, dh, dw, 
 
 
 @inlined
-def output_tile(transform, source, product, out, oh, ow, cout, item, lanes, size, channel, valid,
-                nr, dh, dw, tile, ty_count, tx_count, bias, clamp, patch):  # fmt: skip
-    """Inverse transform of one tile and `nr` channels, of which `valid` exist, into `out`."""
+def forward_block(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw, first,
+                  count, ty_count, tx_count, v, product_v, mr, patch):  # fmt: skip
+    """Transform tiles first ... first + count to V[product][row block][channel group][mr][lane]."""
+    groups = (channels + lanes - 1) // lanes
+    vector = lanes * item
+    for t in range(count):
+        b, r = divmod(t, mr)
+        to = v + b * mr * groups * vector + r * vector
+        input_tile(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw,
+                   first + t, ty_count, tx_count, to, product_v, mr * vector, patch)  # fmt: skip
+
+
+@inlined
+def output_tile(inverse, source, product, panel, panels, nr, out, oh, ow, cout, item, lanes, size,
+                channel, dh, dw, tile, ty_count, tx_count, bias, clamp, patch):  # fmt: skip
+    """Inverse transform of one tile and `panels` panels of channels, those that exist, to `out`."""
     n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, size)
     pixel = cout * item
     to = out + ((n * oh + y0) * ow + x0) * pixel + channel * item
-    vectors = nr // lanes
     last = size - 1
-    if valid == nr and y0 + last * dh < oh and x0 + last * dw < ow:
-        call(transform, (source, product, to, dw * pixel, dh * ow * pixel, bias, clamp, vectors))
-    else:
-        row = nr * item
-        call(transform, (source, product, patch, row, size * row, bias, clamp, vectors))
+    first = 0  # panel that is still to do
+    if y0 + last * dh < oh and x0 + last * dw < ow:
+        first = min(panels, (cout - channel) // nr)
+        call(inverse, (source, product, panel, first, nr * item, to, dw * pixel, dh * ow * pixel,
+                       bias, clamp))  # fmt: skip
+    if first < panels:  # a border tile, or the last channels of an odd number
+        valid = min(panels * nr, cout - channel) - first * nr
+        # Whole panels but for one alone, of which only the vectors with a channel are needed.
+        columns = nr if panels - first > 1 else (valid + lanes - 1) // lanes * lanes
+        row = (panels - first) * columns * item
+        call(inverse, (source + first * panel, product, panel, panels - first, columns * item,
+                       patch, row, size * row, bias + first * nr * item, clamp))  # fmt: skip
         for i in range(size):
             for j in range(size):
                 if y0 + i * dh < oh and x0 + j * dw < ow:
-                    at = to + (i * dh * ow + j * dw) * pixel
+                    at = to + (i * dh * ow + j * dw) * pixel + first * nr * item
                     copy_bytes(at, patch + (i * size + j) * row, valid * item)
 
 
+@inlined
+def product_block(v, weights, m, gemm, inverse, products, mr, nr, group, panels, depth, block,
+                  product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out, oh, ow,
+                  cout, size, dh, dw, bias, clamp, item, lanes, start, stop, patch):  # fmt: skip
+    """From V to the output, for the panels start ... stop, `group` of them at a time."""
+    vector = lanes * item
+    product_u = (depth + lanes - 1) // lanes * vector * nr
+    panel_u = products * product_u
+    panel_m = block * nr * item
+    blocks = (count + mr - 1) // mr
+    for panel in range(start, stop, group):
+        some = min(group, stop - panel)
+        call(gemm, (v, depth, weights + panel * panel_u, m, blocks, products, some, product_v,
+                    product_u, product_m, panel_u, panel_m, ahead, lines))  # fmt: skip
+        channel = panel * nr
+        for t in range(count):
+            output_tile(inverse, m + t * nr * item, product_m, panel_m, some, nr, out, oh, ow, cout,
+                        item, lanes, size, channel, dh, dw, first + t, ty_count, tx_count,
+                        bias + channel * item, clamp, patch)  # fmt: skip
+        lines = 0  # the next block's pixels are on their way
+
+
+@inlined
+def next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left, dh, dw, tile,
+                ty_count, tx_count, block):  # fmt: skip
+    """Where the pixels of the block at `tile` begin, a share for each product, and cache lines.
+
+    They are the rows below those that the row of tiles above has read. It does not matter where
+    exactly a row ends, nor that a row of interleaved tiles reads only some of its pixels.
+    """
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, step)
+    pixel = channels * item
+    share = block * step * dw * pixel * step // products
+    for xi in range(products):
+        row, part = divmod(xi * step, products)
+        y = min(y0 + (reach - step + row) * dh - top, h - 1)
+        at = x + ((n * h + y) * w + max(x0 - left, 0)) * pixel
+        store_int(ahead + 8 * xi, at + part * share // step)
+    return share // 64
+
+
 def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes, gemm, forward,
-          inverse, tile_size, products, mr, nr, block, product_v, product_m, tiles, ty_count,
-          tx_count, h, w, channels, top, left, dh, dw, oh, ow, cout, size, weights, bias, clamp,
-          item, lanes):  # fmt: skip
+          inverse, step, reach, products, mr, nr, group, panels, depth, block, product_v, product_m,
+          tiles, ty_count, tx_count, h, w, channels, top, left, dh, dw, oh, ow, cout, size, weights,
+          bias, clamp, item, lanes):  # fmt: skip
     """Driver: a task is a block of tiles, through all panels."""
     patch = scratch + thread * scratch_bytes
-    m = patch + patch_bytes
-    v = m + m_bytes
-    groups = (channels + lanes - 1) // lanes
-    vector = lanes * item
-    while True:
-        first = atomic_add(counter, 1) * block
-        if first >= tiles:
-            break
+    ahead = patch + patch_bytes
+    m = ahead + 8 * products
+    v = patch + m_bytes
+    first = atomic_add(counter, 1) * block
+    while first < tiles:
         count = min(block, tiles - first)
-        for t in range(count):
-            b, r = divmod(t, mr)
-            input_tile(forward, tile_size, x, h, w, channels, item, lanes, top, left, dh, dw,
-                       first + t, ty_count, tx_count, v + b * mr * groups * vector + r * vector,
-                       product_v, mr * vector, patch)  # fmt: skip
-        for panel in range((cout + nr - 1) // nr):
-            channel = panel * nr
-            u = weights + panel * products * groups * vector * nr
-            blocks = (count + mr - 1) // mr
-            call(gemm, (v, groups, u, m, blocks, products, product_v, product_m))
-            for t in range(count):
-                output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
-                            size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,
-                            tx_count, bias + channel * item, clamp, patch)  # fmt: skip
+        forward_block(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw,
+                      first, count, ty_count, tx_count, v, product_v, mr, patch)  # fmt: skip
+        # Taken now, so that its pixels can come from memory during the products.
+        following = atomic_add(counter, 1) * block
+        lines = 0
+        if following < tiles:
+            lines = next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left,
+                                dh, dw, following, ty_count, tx_count, block)  # fmt: skip
+        product_block(v, weights, m, gemm, inverse, products, mr, nr, group, panels, depth, block,
+                      product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out, oh,
+                      ow, cout, size, dh, dw, bias, clamp, item, lanes, 0, panels,
+                      patch)  # fmt: skip
+        first = following
 
 
-def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, forward,
-                  tile_size, mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w,
+def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, forward, step,
+                  reach, mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w,
                   channels, top, left, dh, dw, item, lanes):  # fmt: skip
     """Driver: transform all tiles into the shared V, which the private scratch follows."""
     patch = scratch + shared_bytes + thread * scratch_bytes
@@ -152,36 +218,31 @@ def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes,
             j, t = divmod(tile, block)
             b, r = divmod(t, mr)
             v = scratch + j * block_bytes + b * mr * groups * vector + r * vector
-            input_tile(forward, tile_size, x, h, w, channels, item, lanes, top, left, dh, dw,
+            input_tile(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw,
                        tile, ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
 
 
 def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, patch_bytes, gemm,
-                   inverse, products, mr, nr, block, block_bytes, product_v, product_m, tiles,
-                   ty_count, tx_count, channels, dh, dw, oh, ow, cout, size, weights, bias, clamp,
-                   item, lanes):  # fmt: skip
-    """Driver: a task is one block of tiles and one panel of output channels."""
+                   inverse, products, mr, nr, group, panels, depth, block, block_bytes, product_v,
+                   product_m, tiles, ty_count, tx_count, dh, dw, oh, ow, cout, size, weights, bias,
+                   clamp, item, lanes):  # fmt: skip
+    """Driver: a task is one block of tiles and one group of panels of output channels."""
     patch = scratch + shared_bytes + thread * scratch_bytes
-    m = patch + patch_bytes
-    groups = (channels + lanes - 1) // lanes
-    vector = lanes * item
+    ahead = patch + patch_bytes
+    m = ahead + 8 * products
     parts = (tiles + block - 1) // block
-    tasks = parts * ((cout + nr - 1) // nr)
+    tasks = parts * ((panels + group - 1) // group)
     while True:
         task = atomic_add(counter, 1)
         if task >= tasks:
             break
-        panel, j = divmod(task, parts)
-        first = j * block
-        count = min(block, tiles - first)
-        channel = panel * nr
-        v, u = scratch + j * block_bytes, weights + panel * products * groups * vector * nr
-        blocks = (count + mr - 1) // mr
-        call(gemm, (v, groups, u, m, blocks, products, product_v, product_m))
-        for t in range(count):
-            output_tile(inverse, m + t * nr * item, product_m, out, oh, ow, cout, item, lanes,
-                        size, channel, min(nr, cout - channel), nr, dh, dw, first + t, ty_count,
-                        tx_count, bias + channel * item, clamp, patch)  # fmt: skip
+        which, j = divmod(task, parts)
+        first, start = j * block, which * group
+        product_block(scratch + j * block_bytes, weights, m, gemm, inverse, products, mr, nr, group,
+                      panels, depth, block, product_v, product_m, ahead, 0, first,
+                      min(block, tiles - first), ty_count, tx_count, out, oh, ow, cout, size, dh,
+                      dw, bias, clamp, item, lanes, start, min(start + group, panels),
+                      patch)  # fmt: skip
 
 
 FUSED, FORWARD, PRODUCT = Job(fused), Job(phase_forward), Job(phase_products)
@@ -195,74 +256,82 @@ def tile_counts(spec: Conv2d, m: int) -> tuple[int, int, int]:
     return down, across, n * dh * dw * down * across
 
 
-def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kernel, int]:
-    """Schedule, matrix kernel, and tiles in a block.
+def transform_weights(w: np.ndarray, m: int, stride: int) -> np.ndarray:
+    """``U[a * a, c, k] = G w GT`` of w[r, r, c, k], in float64."""
+    r = w.shape[0]
+    g = np.array(algorithm(m, r, stride)[1], dtype=float)
+    u: np.ndarray = np.kron(g, g) @ w.reshape(r * r, -1).astype(np.float64)
+    return u.reshape(len(g) ** 2, *w.shape[2:])
 
-    Fused while a block's V and M take at most three quarters of L2 and there are blocks enough to
-    share; one block of the 14-row kernel is the least that keeps the FMA units busy.
+
+def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kernel, int, int]:
+    """Schedule, matrix kernel, tiles in a block, and panels in a group.
+
+    Fused while the transformed weights stay in the last-level cache and there are blocks enough to
+    share; else blocks as tall as pays, of equal size, and groups enough to share.
     """
-    rows = candidates("panel_gemm", spec.dtype)
+    rows = candidates("panels", spec.dtype)
     wide, tall = max(rows, key=lambda k: k.nr), max(rows, key=lambda k: k.mr)
-    item = np.dtype(spec.dtype).itemsize
-    block = tall.mr * -(-12 // tall.mr)
-    working_set = block * products * (spec.x[3] + tall.nr) * item
-    if working_set <= 3 * host.cache_bytes()[0] // 4 and tiles >= 8 * block:
-        return "fused", tall, block
-    whole = -(-max(tiles, 1) // wide.mr) * wide.mr
-    return "phased", wide, min(whole, 6 * wide.mr)  # 24 to 66 rows differ by 6 %, 36 are best
+    c, k = spec.w[2:]
+    weights = products * c * k * np.dtype(spec.dtype).itemsize
+    block = max(min(BLOCK_ROWS, tiles // SHARES) // tall.mr, 1) * tall.mr
+    if weights <= host.cache_bytes()[1] // 2 and block >= BLOCK_ROWS // 2:
+        return "fused", tall, block, max(1, GROUP_COLUMNS // tall.nr)
+    parts = -(-tiles // (2 * BLOCK_ROWS))
+    block = -(-max(tiles, 1) // (max(parts, 1) * wide.mr)) * wide.mr
+    panels = -(-k // wide.nr)
+    most = max(1, panels * parts // SHARES)
+    return "phased", wide, block, max(1, min(GROUP_COLUMNS // wide.nr, most))
 
 
 class Winograd:
-    """A 3x3 convolution by F(m x m, 3x3), planned."""
+    """A convolution by F(m x m, r x r), planned."""
 
     def __init__(self, m: int, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None) -> None:
         self.algorithm = f"winograd_f{m}"
-        products = (m + 2) ** 2
         _, h, width, c = spec.x
-        k = spec.w[3]
+        taps, k, stride = spec.w[0], spec.w[3], spec.stride[0]
         dtype = spec.dtype
         item, lanes = np.dtype(dtype).itemsize, LANES[dtype]
         ty, tx, tiles = tile_counts(spec, m)
-        self.schedule, self.kernel, block = choose_schedule(spec, tiles, products)
+        reach = stride * (m - 1) + taps
+        products = reach * reach
+        self.schedule, self.kernel, block, group = choose_schedule(spec, tiles, products)
         mr, nr = self.kernel.mr, self.kernel.nr
-        groups, panels = -(-c // lanes), -(-k // nr)
-        depth = groups * lanes
-        # U[panel][product][depth][nr]; depth is padded like the input's channels
-        u = transform_weights(w, m).astype(dtype).reshape(products, c, k)
-        self.packed = aligned_empty((panels, products, depth, nr), dtype)
-        for t in range(panels):
-            valid = min(nr, k - t * nr)
-            self.packed[t, :, :c, :valid] = u[:, :, t * nr : t * nr + valid]
-            self.packed[t, :, c:] = 0
-            self.packed[t, :, :, valid:] = 0
+        panels = -(-k // nr)
+        padded = -(-c // lanes) * lanes
+        self.packed = pack_weights(w, m, stride, nr, padded)
         self._bias = pack.bias(bias, k, 1, nr, dtype)
         self._clamp = pack.clamp(spec.activation, dtype)
         size = m // 2 if spec.pool else m
-        product_v = block * depth * item + STAGGER
-        product_m = block * nr * item + STAGGER
-        patch = _page(max(products * depth, size * size * nr) * item)
-        m_bytes = _page(product_m * products)
+        product_v = block * padded * item + STAGGER
+        product_m = block * group * nr * item + STAGGER
+        patch = _page(max(products * padded, size * size * group * nr) * item)
+        m_bytes = _page(patch + 8 * products + product_m * products)
         block_bytes = _page(product_v * products)
-        self._private = patch + m_bytes
+        self._private = m_bytes
         self._shared = 0
+        find = {"mr": m, "taps": taps, "stride": stride}
         common = {
-            "ty_count": ty, "tx_count": tx, "tiles": tiles, "channels": c, "item": item,
-            "lanes": lanes, "mr": mr, "block": block, "product_v": product_v,
-            "dh": spec.dilation[0], "dw": spec.dilation[1],
+            "ty_count": ty, "tx_count": tx, "tiles": tiles, "item": item, "lanes": lanes, "mr": mr,
+            "block": block, "product_v": product_v, "dh": spec.dilation[0], "dw": spec.dilation[1],
         }  # fmt: skip
         source = {
-            "h": h, "w": width, "top": spec.pad[0][0], "left": spec.pad[1][0],
-            "forward": kernel("winograd_input", dtype, m).address, "tile_size": m,
+            "h": h, "w": width, "top": spec.pad[0][0], "left": spec.pad[1][0], "step": stride * m,
+            "reach": reach, "forward": kernel("winograd_input", dtype, **find).address,
+            "channels": c,
         }  # fmt: skip
         target = {
             "oh": spec.out[1], "ow": spec.out[2], "cout": k, "size": size, "nr": nr,
             "gemm": self.kernel.address, "product_m": product_m, "patch_bytes": patch,
             "weights": self.packed.ctypes.data, "bias": self._bias.ctypes.data,
-            "clamp": self._clamp.ctypes.data, "products": products,
+            "clamp": self._clamp.ctypes.data, "products": products, "group": group,
+            "panels": panels, "depth": -(-c // UNROLL) * UNROLL,
         }  # fmt: skip
 
-        def steps(inverse: Kernel) -> list[tuple[Job, np.ndarray]]:
-            last = {**common, **target, "inverse": inverse.address, "scratch_bytes": self._private}
+        def steps(kind: str) -> list[tuple[Job, np.ndarray]]:
+            inverse = kernel(kind, dtype, **find).address
+            last = {**common, **target, "inverse": inverse, "scratch_bytes": self._private}
             if self.schedule == "fused":
                 return [(FUSED, FUSED.pack(**source, **last, m_bytes=m_bytes))]
             share = {"block_bytes": block_bytes, "shared_bytes": self._shared}
@@ -273,11 +342,11 @@ class Winograd:
             self._private += block_bytes
         else:
             self._shared = -(-tiles // block) * block_bytes
-        self._steps = steps(kernel("winograd_output" + ("_pool" if spec.pool else ""), dtype, m))
+        self._steps = steps("winograd_pool" if spec.pool else "winograd_output")
         # Past the caches, where whole vectors are aligned; see `run`.
         nbytes = math.prod(spec.out) * item
         stream = nbytes >= STREAM_BYTES and k % lanes == 0 and not spec.pool
-        self._streaming = steps(kernel("winograd_output_stream", dtype, m)) if stream else None
+        self._streaming = steps("winograd_stream") if stream else None
 
     def scratch_bytes(self, threads: int) -> int:
         """Scratch memory of a run."""
@@ -291,14 +360,30 @@ class Winograd:
             job.run(template, x.ctypes.data, out.ctypes.data, memory, threads)
 
 
+def pack_weights(w: np.ndarray, m: int, stride: int, nr: int, depth: int) -> np.ndarray:
+    """w[r, r, c, k] -> U[panel][product][depth][nr]; zeros for channels that do not exist."""
+    u = transform_weights(w, m, stride).astype(w.dtype)
+    products, c, k = u.shape
+    packed = aligned_empty((-(-k // nr), products, depth, nr), w.dtype)
+    for t, panel in enumerate(packed):
+        valid = min(nr, k - t * nr)
+        panel[:, :c, :valid] = u[:, :, t * nr : t * nr + valid]
+        panel[:, c:] = 0
+        panel[:, :, valid:] = 0
+    return packed
+
+
 def _page(nbytes: int) -> int:
     return -(-nbytes // 4096) * 4096
 
 
-def supports(spec: Conv2d) -> str:
-    """Why this algorithm cannot serve `spec`; "" when it can."""
-    if spec.w[:2] != (3, 3) or spec.stride != (1, 1):
-        return "it needs a 3x3 kernel with stride 1"
+def supports(m: int, spec: Conv2d) -> str:
+    """Why F(m x m) cannot serve `spec`; "" when it can."""
+    (r, width), (stride, across) = spec.w[:2], spec.stride
+    if r != width or stride != across or m not in TILES.get((r, stride), ()):
+        return f"it has no tile of {m} x {m} for {r}x{width} kernels of stride {spec.stride}"
+    if stride > 1 and spec.dilation != (1, 1):
+        return "it cannot dilate and stride at once"
     if spec.pool and spec.dilation != (1, 1):
         return "it cannot pool dilated outputs, which lie in different tiles"
     if spec.groups != 1:

@@ -76,7 +76,7 @@ def test_nchw():
 
 def test_print_plan_explains_itself():
     text = str(plan_conv2d((1, 64, 64, 32), np.zeros((3, 3, 32, 48), np.float32), padding="same"))
-    for part in ("(1, 64, 64, 48)", "winograd_f4", "panel_gemm", "GFLOP", "MB"):
+    for part in ("(1, 64, 64, 48)", "winograd_f4", "panels", "GFLOP", "MB"):
         assert part in text
     text = str(plan_conv2d((1, 64, 64, 32), np.zeros((3, 3, 32, 48), np.float32), stride=2))
     assert "direct (not winograd_f4: it needs a 3x3 kernel with stride 1" in text

@@ -57,7 +57,7 @@ def test_winograd_stays_within_its_bound(channels, size, dtype, pool, algorithm)
             x.shape, w, b, padding=padding, algorithm=algorithm, activation="relu6", pool=pool
         )
         assert plan.algorithm == algorithm
-        assert plan.kernel.startswith("panel_gemm_")
+        assert plan.kernel.startswith("panels_")
         expected = reference.conv2d(x, w, b, plan.spec)
         assert_within(plan(x), expected, bounds.conv2d(x, w, b, plan.spec, algorithm))
 
@@ -65,8 +65,8 @@ def test_winograd_stays_within_its_bound(channels, size, dtype, pool, algorithm)
 @pytest.mark.parametrize("schedule", ["fused", "phased"])
 @pytest.mark.parametrize("dilation", [2, (1, 3), 4, (5, 2)], ids=str)
 def test_dilated_winograd(dilation, schedule, monkeypatch):
-    kernel = winograd.candidates("panel_gemm", "float32")[0]
-    monkeypatch.setattr(winograd, "choose_schedule", lambda *_: (schedule, kernel, kernel.mr))
+    kernel = winograd.candidates("panels", "float32")[0]
+    monkeypatch.setattr(winograd, "choose_schedule", lambda *_: (schedule, kernel, kernel.mr, 1))
     x, w, b = _case((2, 19, 22, 17), (3, 3, 17, 35))
     for padding in ("same", "valid", ((7, 0), (1, 3))):
         plan = plan_conv2d(
@@ -81,10 +81,10 @@ def test_all_winograd_schedules_and_tiles_give_the_same_bits(monkeypatch):
     x = rng.standard_normal((1, 64, 64, 40), np.float32)
     w = rng.standard_normal((3, 3, 40, 72), np.float32)
     results = []
-    for schedule, kernel in itertools.product(
-        ("fused", "phased"), winograd.candidates("panel_gemm", "float32")
+    for schedule, kernel, group in itertools.product(
+        ("fused", "phased"), winograd.candidates("panels", "float32"), (1, 3)
     ):
-        chosen = (schedule, kernel, 2 * kernel.mr)
+        chosen = (schedule, kernel, 2 * kernel.mr, group)
         monkeypatch.setattr(winograd, "choose_schedule", lambda *_, chosen=chosen: chosen)
         plan = plan_conv2d(x.shape, w, padding="same", algorithm="winograd_f4")
         assert (plan._executor.schedule, plan.kernel) == (schedule, kernel.name)

@@ -34,9 +34,9 @@ def test_matrix_kernels_are_exact(kernel, columns, monkeypatch):
 
 
 @pytest.mark.parametrize("schedule", ["fused", "phased"])
-@pytest.mark.parametrize("kernel", _rows("panel_gemm"), ids=lambda k: k.name)
+@pytest.mark.parametrize("kernel", _rows("panels"), ids=lambda k: k.name)
 def test_winograd_kernels_stay_within_the_bound(kernel, schedule, monkeypatch):
-    choice = (schedule, kernel, 2 * kernel.mr)
+    choice = (schedule, kernel, 2 * kernel.mr, 2)
     monkeypatch.setattr(winograd, "choose_schedule", lambda *_: choice)
     x = integers((1, 22, 19, 18), seed=1, dtype=kernel.dtype)
     w = integers((3, 3, 18, 35), seed=2, dtype=kernel.dtype)
@@ -82,5 +82,5 @@ def test_a_lesser_cpu_gets_narrower_kernels(cpu, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "gemm_float32_6x1", "gemm_pool_float32_4x1",
-        "panel_gemm_float32_6x1", "panel_gemm_float32_6x1",
+        "panels_float32_6x1", "panels_float32_6x1",
     ]  # fmt: skip

@@ -1,0 +1,27 @@
+"""Loops over the channels of a pixel, for kernels that treat every channel alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastconv.cpu.simd import Emitter
+
+
+def each_vector(e: Emitter, count: Any, body: Callable[[Any, Any], None]) -> None:
+    """`body(byte offset, mask or None)` for every vector of channels; the last one is masked."""
+    whole = e.ir.and_(count, e.const(-e.lanes))
+    with e.loop(whole, e.lanes) as c:
+        body(e.mul(c, e.itemsize), None)
+    rest = e.ir.sub(count, whole)
+    with e.ir.if_then(e.ir.icmp_signed(">", rest, e.const(0))):
+        body(e.mul(whole, e.itemsize), e.mask(rest))
+
+
+def load(e: Emitter, address: Any, mask: Any) -> Any:
+    return e.load(address) if mask is None else e.load_masked(address, mask)
+
+
+def store(e: Emitter, value: Any, address: Any, mask: Any) -> None:
+    if mask is None:
+        e.store(value, address)
+    else:
+        e.store_masked(value, address, mask)
