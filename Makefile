@@ -13,8 +13,9 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
            --constraint constraints.txt
 
-# TensorFlow is the reference, on the CPU and without its chatter.
-QUIET_TENSORFLOW := CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3
+# TensorFlow is the reference: on the CPU, without its chatter, and with oneDNN, which is off on some
+# CPUs and without which it cannot dilate a transposed convolution.
+QUIET_TENSORFLOW := CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 TF_ENABLE_ONEDNN_OPTS=1
 
 .PHONY: demo test test-all check bench clean distclean
 .DELETE_ON_ERROR:

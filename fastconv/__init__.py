@@ -4,19 +4,17 @@ Axes: ``n`` image, ``h w`` rows and columns, ``c`` input channel, ``k`` output c
 taps of a kernel, ``i j`` output pixel. Weights are HWIO: ``(kh, kw, c, k)``.
 """
 
-from fastconv.api import (
+from fastconv.convolution import conv2d, conv2d_transpose, depthwise_conv2d
+from fastconv.memory import aligned_empty
+from fastconv.pixelwise import argmax, resize2d, softmax
+from fastconv.plan import Plan, plan_conv2d, plan_conv2d_transpose
+from fastconv.pooling import (
     avg_pool2d,
-    conv2d,
-    conv2d_transpose,
-    depthwise_conv2d,
     global_avg_pool2d,
     global_max_pool2d,
     max_pool2d,
     max_unpool2d,
-    resize2d,
 )
-from fastconv.memory import aligned_empty
-from fastconv.plan import Plan, plan_conv2d, plan_conv2d_transpose
 from fastconv.system import show_config, warmup
 from fastconv.threads import get_num_threads, set_num_threads
 
@@ -25,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Plan",
     "aligned_empty",
+    "argmax",
     "avg_pool2d",
     "conv2d",
     "conv2d_transpose",
@@ -39,5 +38,6 @@ __all__ = [
     "resize2d",
     "set_num_threads",
     "show_config",
+    "softmax",
     "warmup",
 ]

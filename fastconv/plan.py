@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from fastconv import shapes
-from fastconv.memory import aligned_empty
-from fastconv.spec import Conv2d, ConvTranspose2d, check_dtype
+from fastconv.arrays import check_array, check_vector, into
+from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.threads import check_num_threads, get_num_threads
 
 DEVICES = {"cpu": "fastconv.cpu"}  # imported when first asked for: Numba takes 0.3 s
 SERIAL_FLOPS = 1_000_000  # about 10 us: less is not worth a second thread
+SERIAL_WORK = 1 << 16  # numbers read: likewise
 
 
 def backend(device: str, op: str) -> Any:
@@ -33,27 +34,32 @@ class Plan:
     spec : Conv2d or ConvTranspose2d
         What is computed.
     algorithm : str
-        "direct", "winograd_f4", "winograd_f2" or "winograd_f6".
+        "direct", or "winograd_f4" and its like.
     kernel : str
         Name of the micro-kernel that does the multiplications.
     reason : str
         Why this algorithm.
     num_threads : int or None
         Most threads of a call; None for `get_num_threads` at the time of the call.
+    shape, dtype
+        Of the result.
     """
 
     def __init__(
-        self, spec: Conv2d | ConvTranspose2d, executor: Any, reason: str, num_threads: int | None
-    ) -> None:
+        self, spec: Conv2d | ConvTranspose2d, executor: Any, reason: str, num_threads: int | None,
+        shape: tuple[int, ...], dtype: np.dtype[Any],
+    ) -> None:  # fmt: skip
         self.spec = spec
         self.algorithm: str = executor.algorithm
         self.kernel: str = executor.kernel.name
         self.reason = reason
         self.num_threads = num_threads
+        self.shape = shape
+        self.dtype = dtype
         self._executor = executor
         self._op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
-        self._out_shape = spec.out
         self._serial = spec.flops < SERIAL_FLOPS
+        self._add_shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
 
     @property
     def packed_bytes(self) -> int:
@@ -68,15 +74,19 @@ class Plan:
     def _threads(self) -> int:
         return 1 if self._serial else self.num_threads or get_num_threads()
 
-    def __call__(self, x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def __call__(
+        self, x: np.ndarray, add: np.ndarray | None = None, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Run on `x` of the planned shape and dtype.
 
         Parameters
         ----------
         x : ndarray, shape ``spec.x``
             Copied first when it is not C-contiguous.
-        out : ndarray, shape ``spec.out``, optional
-            Where the result goes; must not share memory with `x`.
+        add : ndarray, shape of the convolution's result, optional
+            Residual, if the plan was made for one.
+        out : ndarray, shape ``plan.shape``, optional
+            Where the result goes; must not share memory with `x` or `add`.
 
         Returns
         -------
@@ -86,22 +96,39 @@ class Plan:
         Raises
         ------
         ValueError, TypeError
-            Wrong shape or dtype.
+            Wrong shape or dtype, or a residual where none was planned, or none where one was.
         """
         op = self._op
-        x = check_array(x, "x", op, dtype=self.spec.dtype)
-        if x.shape != self.spec.x:
-            raise ValueError(f"{op}: this plan is for x of shape {self.spec.x}, got {x.shape}")
-        return into(out, self._out_shape, x, op, self._run)
+        inputs = [self._input(x, "x", self.spec.x)]
+        if (add is None) == self.spec.add:
+            planned = "one; give it" if self.spec.add else "none; plan with add=True"
+            raise ValueError(f"{op}: this plan adds a residual: {planned}")
+        if add is not None:
+            inputs.append(self._input(add, "add", self._add_shape))
+        return into(out, self.shape, self.dtype, inputs, op, self._run)
 
-    def _run(self, x: np.ndarray, target: np.ndarray) -> None:
-        self._executor.run(x, target, self._threads())
+    def _input(self, x: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        array = check_array(x, name, self._op, dtype=self.spec.dtype)
+        if array.shape != shape:
+            raise ValueError(
+                f"{self._op}: this plan is for {name} of shape {shape}, got {array.shape}"
+            )
+        return array
+
+    def _run(self, x: np.ndarray, *rest: np.ndarray) -> None:
+        *add, target = rest
+        self._executor.run(x, target, self._threads(), *add)
 
     def __str__(self) -> str:
         spec = self.spec
-        extras = [spec.activation or "", "pool 2x2" if getattr(spec, "pool", False) else ""]
+        extras = [
+            "residual" if spec.add else "",
+            spec.activation or "",
+            "pool 2x2" if getattr(spec, "pool", False) else "",
+            "argmax" if len(self.shape) == 3 else "",
+        ]
         lines = [
-            f"{self._op} {spec.x} * {spec.w} -> {spec.out} {spec.dtype}",
+            f"{self._op} {spec.x} * {spec.w} -> {self.shape} {self.dtype.name}",
             f"  stride {spec.stride}, padding {spec.pad}, dilation {spec.dilation}, "
             f"groups {spec.groups}" + "".join(f", {e}" for e in extras if e),
             f"  algorithm  {self.algorithm} ({self.reason})",
@@ -113,46 +140,7 @@ class Plan:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"<Plan {self.algorithm} {self.spec.x} -> {self.spec.out}>"
-
-
-def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = None) -> np.ndarray:
-    """`x` as an array of a supported dtype in native byte order, or an error."""
-    array = np.asarray(x)
-    if array.ndim != ndim:
-        axes = " (n, h, w, c)" if name == "x" else ""
-        hint = "; add a batch axis with x[None]" if name == "x" and array.ndim == 3 else ""
-        raise ValueError(f"{op}: {name} must have {ndim} axes{axes}, got {array.shape}{hint}")
-    if dtype is None:
-        check_dtype(op, array.dtype.name)
-    elif array.dtype.name != dtype:
-        raise TypeError(
-            f"{op}: {name} is {array.dtype.name} but {dtype} is needed; "
-            f"convert with {name}.astype(np.{dtype})"
-        )
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-def into(
-    out: np.ndarray | None, shape: tuple[int, ...], x: np.ndarray, op: str, run: Any
-) -> np.ndarray:
-    """Run ``run(x, target)`` on C-contiguous arrays; `target` is `out` where that can be."""
-    if out is not None:
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"{op}: out must be a NumPy array, got {type(out).__name__}")
-        if out.shape != shape or out.dtype != x.dtype:
-            raise ValueError(
-                f"{op}: out must be {x.dtype.name} of shape {shape}, got {out.dtype.name} of "
-                f"shape {out.shape}"
-            )
-        if not out.flags.writeable or np.may_share_memory(out, x):
-            raise ValueError(f"{op}: out must be writeable and must not share memory with x")
-    target = out if out is not None and out.flags.c_contiguous else aligned_empty(shape, x.dtype)
-    if target.size:
-        run(np.ascontiguousarray(x), target)
-    if out is not None and target is not out:
-        out[...] = target
-    return target if out is None else out
+        return f"<Plan {self.algorithm} {self.spec.x} -> {self.shape}>"
 
 
 def _four(shape: Any, op: str) -> tuple[int, int, int, int]:
@@ -162,24 +150,31 @@ def _four(shape: Any, op: str) -> tuple[int, int, int, int]:
     return n, h, w, c
 
 
-def check_weights(w: Any, bias: Any, outputs: Any, dtype: str, op: str) -> tuple[Any, Any]:
-    """Weights and bias as C-contiguous arrays of `dtype`; `outputs(w)` is the bias's length."""
-    w = check_array(w, "w", op, dtype=dtype)
+def _weights(w: Any, bias: Any, groups: Any, axis: int, op: str) -> tuple[Any, Any, int]:
+    """Weights and bias as C-contiguous arrays of one dtype, and the number of output channels."""
+    w = np.ascontiguousarray(check_array(w, "w", op))
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
+    outputs = w.shape[axis] * (groups if axis == 2 else 1)
     if bias is not None:
-        bias = np.ascontiguousarray(check_array(bias, "bias", op, ndim=1, dtype=dtype))
-        if len(bias) != outputs(w):
-            raise ValueError(
-                f"{op}: bias has {len(bias)} numbers but the weights of shape {w.shape} make "
-                f"{outputs(w)} output channels"
-            )
-    return np.ascontiguousarray(w), bias
+        bias = check_vector(bias, "bias", op, outputs, w.dtype.name)
+    return w, bias, outputs
+
+
+def _slopes(activation: Any, alpha: Any, outputs: int, dtype: str, op: str) -> tuple[Any, Any]:
+    """The parameter of an activation: a number for the spec, or the slopes of "prelu"."""
+    if activation != "prelu":
+        return alpha, None
+    if alpha is None:
+        raise ValueError(f"{op}: activation 'prelu' needs alpha, one slope for each output channel")
+    return None, check_vector(alpha, "alpha", op, outputs, dtype)
 
 
 def plan_conv2d(
     x_shape: tuple[int, int, int, int], w: Any, bias: Any = None, *, stride: Any = 1,
     padding: Any = "valid", dilation: Any = 1, groups: int = 1, activation: str | None = None,
-    pool: bool = False, algorithm: str = "auto", device: str = "cpu",
-    num_threads: int | None = None,
+    alpha: Any = None, add: bool = False, pool: bool = False, algorithm: str = "auto",
+    device: str = "cpu", num_threads: int | None = None,
 ) -> Plan:  # fmt: skip
     """Plan a convolution for inputs of one shape.
 
@@ -187,11 +182,14 @@ def plan_conv2d(
     ----------
     x_shape : (n, h, w, c)
         Shape of the inputs; their dtype is that of `w`.
-    w, bias, stride, padding, dilation, groups, activation, algorithm, device, num_threads
+    w, bias, stride, padding, dilation, groups, activation, alpha, algorithm, device, num_threads
         As in `conv2d`. The weights are copied: later changes to `w` have no effect.
+    add : bool
+        The plan is called with a residual: ``plan(x, add)``.
     pool : bool
         Follow the activation by a 2x2 max-pool of stride 2 (padding "valid"), in registers: the
-        full-size map is never written.
+        full-size map is never written (unless there is a residual, or an activation that falls
+        somewhere).
 
     Returns
     -------
@@ -204,32 +202,31 @@ def plan_conv2d(
         The arguments do not fit together; the message names the operation and the values.
     """
     op = "conv2d"
-    dtype = check_array(w, "w", op).dtype.name
-    w, bias = check_weights(w, bias, lambda w: w.shape[3], dtype, op)
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
+    w, bias, outputs = _weights(w, bias, groups, 3, op)
+    alpha, slopes = _slopes(activation, alpha, outputs, w.dtype.name, op)
     n, h, width, c = _four(x_shape, op)
     stride, dilation = (
         shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation"))
     )
     pad = shapes.resolve_padding(padding, (h, width), w.shape[:2], stride, dilation, op)
     spec = Conv2d(
-        (n, h, width, c), w.shape, stride, pad, dilation, groups, activation, bool(pool), dtype
-    )
+        (n, h, width, c), w.shape, stride, pad, dilation, groups, activation, alpha, bool(add),
+        bool(pool), w.dtype.name,
+    )  # fmt: skip
     module = backend(device, op)
     if algorithm not in module.NAMES:
         known = ", ".join(map(repr, module.NAMES))
         raise ValueError(f"{op}: unknown algorithm {algorithm!r}; use {known}")
     threads = None if num_threads is None else check_num_threads(num_threads, op)
-    executor, reason = module.plan_conv2d(spec, w, bias, algorithm)
-    return Plan(spec, executor, reason, threads)
+    executor, reason = module.plan_conv2d(spec, w, bias, slopes, algorithm)
+    return Plan(spec, executor, reason, threads, spec.out, w.dtype)
 
 
 def plan_conv2d_transpose(
     x_shape: tuple[int, int, int, int], w: Any, bias: Any = None, *, stride: Any = 1,
     padding: Any = "valid", output_padding: Any = None, output_shape: Any = None,
-    dilation: Any = 1, groups: int = 1, activation: str | None = None, device: str = "cpu",
-    num_threads: int | None = None,
+    dilation: Any = 1, groups: int = 1, activation: str | None = None, alpha: Any = None,
+    add: bool = False, argmax: bool = False, device: str = "cpu", num_threads: int | None = None,
 ) -> Plan:  # fmt: skip
     """Plan a transposed convolution for inputs of one shape.
 
@@ -237,14 +234,19 @@ def plan_conv2d_transpose(
     ----------
     x_shape : (n, h, w, c)
         Shape of the inputs; their dtype is that of `w`.
-    w, bias, stride, padding, output_padding, output_shape, dilation, groups, activation, device,
-    num_threads
+    w, bias, stride, padding, output_padding, output_shape, dilation, groups, activation, alpha,
+    device, num_threads
         As in `conv2d_transpose`. The weights are copied.
+    add : bool
+        The plan is called with a residual: ``plan(x, add)``.
+    argmax : bool
+        Give the channel with the largest number of each pixel, as `fastconv.argmax` does, and do
+        not keep the numbers.
 
     Returns
     -------
     Plan
-        ``plan(x, out=None)`` gives ``(n, oh, ow, k)``.
+        ``plan(x, out=None)`` gives ``(n, oh, ow, k)``, or with `argmax` labels ``(n, oh, ow)``.
 
     Raises
     ------
@@ -252,10 +254,8 @@ def plan_conv2d_transpose(
         The arguments do not fit together; the message names the operation and the values.
     """
     op = "conv2d_transpose"
-    dtype = check_array(w, "w", op).dtype.name
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
-    w, bias = check_weights(w, bias, lambda w: w.shape[2] * groups, dtype, op)
+    w, bias, outputs = _weights(w, bias, groups, 2, op)
+    alpha, slopes = _slopes(activation, alpha, outputs, w.dtype.name, op)
     n, h, width, c = _four(x_shape, op)
     stride, dilation = (
         shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation"))
@@ -264,8 +264,32 @@ def plan_conv2d_transpose(
         padding, (h, width), w.shape[:2], stride, dilation, op, output_padding, output_shape
     )
     spec = ConvTranspose2d(
-        (n, h, width, c), w.shape, stride, pad, out_hw, dilation, groups, activation, dtype
-    )
+        (n, h, width, c), w.shape, stride, pad, out_hw, dilation, groups, activation, alpha,
+        bool(add), w.dtype.name,
+    )  # fmt: skip
     threads = None if num_threads is None else check_num_threads(num_threads, op)
-    executor, reason = backend(device, op).plan_conv2d_transpose(spec, w, bias)
-    return Plan(spec, executor, reason, threads)
+    module = backend(device, op)
+    if argmax and not outputs:
+        raise ValueError(f"{op}: argmax needs output channels, the weights make none ({w.shape})")
+    executor, reason = module.plan_conv2d_transpose(spec, w, bias, slopes, bool(argmax))
+    shape, dtype = spec.out, w.dtype
+    if argmax:
+        return Plan(spec, executor, reason, threads, shape[:3], module.label_dtype(outputs))
+    return Plan(spec, executor, reason, threads, shape, dtype)
+
+
+def run_windows(
+    executor: Any, x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any],
+    num_threads: int | None, out: np.ndarray | None, op: str, indices: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Run an operation without weights: into `out` or a new array of `shape` and `dtype`."""
+    threads = get_num_threads() if num_threads is None else check_num_threads(num_threads, op)
+    busy = threads if executor.work >= SERIAL_WORK else 1
+
+    def run(image: np.ndarray, target: np.ndarray) -> None:
+        if indices is None:
+            executor.run(image, target, busy)
+        else:
+            executor.run(image, target, indices, busy)
+
+    return into(out, shape, dtype, [x], op, run)

@@ -16,15 +16,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastconv import shapes
-from fastconv.spec import ACTIVATIONS, ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fastconv.activations import ACTIVATIONS
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 __all__ = ["channel_op", "conv2d", "conv2d_transpose", "max_pool2d_indices", "pool2d", "resize2d"]
 
 Array = NDArray[np.float64]
 
 
-def conv2d(x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: Conv2d) -> Array:
-    """Cross-correlation, bias, activation and, if the spec says so, a 2x2 max-pool.
+def conv2d(
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None,
+    spec: Conv2d,
+    add: ArrayLike | None = None,
+    slopes: ArrayLike | None = None,
+) -> Array:
+    """Cross-correlation, bias, residual, activation and, if the spec says so, a 2x2 max-pool.
 
     ::
 
@@ -32,6 +40,7 @@ def conv2d(x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: Conv2d) -> 
                                            * w[p,q,c,k]
 
     where ``C = w.shape[2]`` channels belong to the group ``g`` of ``k``, and ``x`` is 0 outside.
+    `add` has the shape ``spec.conv_out``; `slopes` are those of "prelu", one for each ``k``.
     """
     x, w = _read(x, spec.x), _read(w, spec.w)
     (top, _), (left, _) = spec.pad
@@ -44,16 +53,21 @@ def conv2d(x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: Conv2d) -> 
             if 0 <= row < spec.x[1] and 0 <= col < spec.x[2]:
                 for cs, ks in _groups(spec.groups, spec.x[3], spec.w[3]):
                     y[n, i, j, ks] += x[n, row, col, cs] @ w[p, q, :, ks]
-    y = np.clip(y, *ACTIVATIONS[spec.activation])
+    y = _activate(y, spec, add, slopes)
     if spec.pool:
         y = pool2d(y, Pool2d(spec.conv_out, "max", (2, 2), (2, 2)))
     return y
 
 
 def conv2d_transpose(
-    x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: ConvTranspose2d
+    x: ArrayLike,
+    w: ArrayLike,
+    bias: ArrayLike | None,
+    spec: ConvTranspose2d,
+    add: ArrayLike | None = None,
+    slopes: ArrayLike | None = None,
 ) -> Array:
-    """Adjoint of the convolution with the same weights, then bias and activation.
+    """Adjoint of the convolution with the same weights, then bias, residual and activation.
 
     ::
 
@@ -73,7 +87,7 @@ def conv2d_transpose(
             if 0 <= i < spec.out[1] and 0 <= j < spec.out[2]:
                 for cs, ks in _groups(spec.groups, spec.x[3], spec.out[3]):
                     y[n, i, j, ks] += w[p, q, :, cs] @ x[n, row, col, cs]
-    return np.clip(y, *ACTIVATIONS[spec.activation])
+    return _activate(y, spec, add, slopes)
 
 
 def pool2d(x: ArrayLike, spec: Pool2d) -> Array:
@@ -199,6 +213,16 @@ def _read(array: ArrayLike, shape: tuple[int, ...]) -> Array:
     if array.shape != shape:
         raise ValueError(f"reference: the spec is for shape {shape}, got {array.shape}")
     return array
+
+
+def _activate(
+    y: Array, spec: Conv2d | ConvTranspose2d, add: ArrayLike | None, slopes: ArrayLike | None
+) -> Array:
+    """``act(y + add)``; `slopes` are the parameter of "prelu"."""
+    if add is not None:
+        y = y + _read(add, y.shape)
+    alpha = spec.alpha if slopes is None else _read(slopes, y.shape[3:])
+    return ACTIVATIONS[spec.activation].formula(y, 0.0 if alpha is None else alpha)
 
 
 def _bias(bias: ArrayLike | None, channels: int) -> Array:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from fastconv import shapes
+from fastconv.activations import ACTIVATIONS
+from fastconv.dtypes import DTYPES
 from fastconv.shapes import Pad, Pair
 
 __all__ = [
-    "ACTIVATIONS",
-    "DTYPES",
     "ChannelOp",
     "Conv2d",
     "ConvTranspose2d",
@@ -29,13 +29,6 @@ __all__ = [
 
 Shape = tuple[int, int, int, int]
 
-# Every activation is a clamp to [low, high] that lets NaN through.
-ACTIVATIONS: dict[str | None, tuple[float, float]] = {
-    None: (-math.inf, math.inf),
-    "relu": (0.0, math.inf),
-    "relu6": (0.0, 6.0),
-}
-DTYPES = ("float32", "float64")
 POOLS = ("max", "avg")
 METHODS = ("nearest", "bilinear", "bicubic")
 CHANNEL_OPS = ("argmax", "softmax")
@@ -58,10 +51,15 @@ class Conv2d:
         Zeros around the input.
     groups : int
         Output channel ``k`` reads the ``c / groups`` input channels of its group.
-    activation : None, "relu" or "relu6"
+    activation : None or a name in `activations.ACTIVATIONS`
+    alpha : float, optional
+        Parameter of the activation; None for a function without one and for "prelu", whose slopes
+        are an array.
+    add : bool
+        A residual of the output's shape is added before the activation.
     pool : bool
         A 2x2 max-pool of stride 2 without padding follows the activation.
-    dtype : "float32" or "float64"
+    dtype : a name in `dtypes.DTYPES`
         Of the input, the weights and the output.
     """
 
@@ -72,6 +70,8 @@ class Conv2d:
     dilation: Pair = (1, 1)
     groups: int = 1
     activation: str | None = None
+    alpha: float | None = None
+    add: bool = False
     pool: bool = False
     dtype: str = "float32"
 
@@ -126,9 +126,8 @@ class ConvTranspose2d:
         Height and width of the result; by default what the crop leaves.
     groups : int
         Input channel ``c`` adds to the ``k / groups`` output channels of its group.
-    activation : None, "relu" or "relu6"
-    dtype : "float32" or "float64"
-        Of the input, the weights and the output.
+    activation, alpha, add, dtype
+        As in `Conv2d`.
     """
 
     x: Shape
@@ -139,6 +138,8 @@ class ConvTranspose2d:
     dilation: Pair = (1, 1)
     groups: int = 1
     activation: str | None = None
+    alpha: float | None = None
+    add: bool = False
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -198,7 +199,7 @@ class Pool2d:
     count_include_pad : bool
         An average divides by the taps inside the *padded* input instead of by those inside the
         input. Taps past the padding never count.
-    dtype : "float32" or "float64"
+    dtype : a name in `dtypes.DTYPES`
     """
 
     x: Shape
@@ -263,7 +264,7 @@ class Resize2d:
     method : "nearest", "bilinear" or "bicubic"
     coordinates : "half_pixel", "asymmetric" or "align_corners"
         Where a pixel of the result lies in the input.
-    dtype : "float32" or "float64"
+    dtype : a name in `dtypes.DTYPES`
     """
 
     x: Shape
@@ -301,7 +302,7 @@ class ChannelOp:
     kind : "argmax" or "softmax"
         The channel with the largest value (the first of equals, the first NaN), or
         ``exp(x) / sum(exp(x))`` over the channels.
-    dtype : "float32" or "float64"
+    dtype : a name in `dtypes.DTYPES`
     """
 
     x: Shape
@@ -329,7 +330,7 @@ def check_dtype(op: str, dtype: str) -> None:
         raise TypeError(f"{op}: dtype {dtype} is not supported; convert with x.astype(np.float32)")
 
 
-def _choices(names: tuple[str, ...]) -> str:
+def _choices(names: tuple[str | None, ...]) -> str:
     return ", ".join(map(repr, names))
 
 
@@ -402,7 +403,21 @@ def _check_filter(spec: Conv2d | ConvTranspose2d, op: str) -> None:
     if spec.groups < 1:
         raise ValueError(f"{op}: groups must be at least 1, got {spec.groups}")
     _check_groups(op, spec.groups, spec.x[3], f"input channels (axis 3 of {spec.x})")
-    if spec.activation not in ACTIVATIONS:
-        known = ", ".join(map(repr, ACTIVATIONS))
-        raise ValueError(f"{op}: unknown activation {spec.activation!r}; use {known}")
+    _check_activation(op, spec)
     check_dtype(op, spec.dtype)
+
+
+def _check_activation(op: str, spec: Conv2d | ConvTranspose2d) -> None:
+    """Check the name of an activation and its parameter, and fill in the parameter's default."""
+    name, alpha = spec.activation, spec.alpha
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{op}: unknown activation {name!r}; use {_choices(tuple(ACTIVATIONS))}")
+    default = ACTIVATIONS[name].alpha
+    if default is None or math.isnan(default):
+        if alpha is not None:
+            raise ValueError(f"{op}: activation {name!r} has no parameter alpha, got {alpha!r}")
+        return
+    alpha = default if alpha is None else alpha
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise ValueError(f"{op}: alpha of {name!r} must be a finite number, got {alpha!r}")
+    object.__setattr__(spec, "alpha", float(alpha))

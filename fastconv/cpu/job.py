@@ -2,29 +2,31 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 from fastconv.cpu.native import Native, define
-from fastconv.cpu.pool import arena, run
+from fastconv.cpu.pool import arena, handover, run
 from fastconv.cpu.simd import load_ints
 
-COMMON = ("thread", "counter", "x", "out", "scratch")
+COMMON = ("thread", "counter", "x", "out", "scratch", "add")
 
 
 class Job(Native):
-    """A driver ``f(thread, counter, x, out, scratch, ...)`` of int64 arguments.
+    """A driver ``f(thread, counter, x, out, scratch, add, ...)`` of int64 arguments.
 
     `counter` is the address of the task counter, `x` and `out` of the arrays, `scratch` of the
-    memory that all threads share. The other arguments are constants of a plan.
+    memory that all threads share; `add` is how many bytes behind `out` the residual lies, 0 without
+    one. The other arguments are constants of a plan.
     """
 
     def __init__(self, driver: Callable[..., None]) -> None:
         names = list(inspect.signature(driver).parameters)
-        if tuple(names[:5]) != COMMON:
+        if tuple(names[: len(COMMON)]) != COMMON:
             raise TypeError(f"{driver.__name__}: the first arguments must be {COMMON}")
-        self.names = tuple(names[5:])
+        self.names = tuple(names[len(COMMON) :])
         given = ", ".join(names[2:])
         name = f"{driver.__name__}_job"
         source = (
@@ -40,16 +42,18 @@ class Job(Native):
         super().__init__(function, 2)
 
     def pack(self, **constants: int) -> np.ndarray:
-        """Template of a call's parameters: counter, x, out, scratch, then the constants."""
+        """Template of a call's parameters: counter, x, out, scratch, add, then the constants."""
         if constants.keys() != set(self.names):
             wrong = sorted(constants.keys() ^ set(self.names))
             raise TypeError(f"{self.name}: parameters missing or unknown: {wrong}")
-        return np.array([0, 0, 0, 0, *(constants[n] for n in self.names)], np.int64)
+        return np.array([0, 0, 0, 0, 0, *(constants[n] for n in self.names)], np.int64)
 
-    def run(self, template: np.ndarray, x: int, out: int, scratch: int, threads: int) -> None:
+    def run(
+        self, template: np.ndarray, x: int, out: int, scratch: int, threads: int, add: int = 0
+    ) -> None:
         """Run the job on up to `threads` threads, with the arrays at these addresses."""
         parameters = template.copy()  # its first number is the task counter
-        parameters[1:4] = x, out, scratch
+        parameters[1:5] = x, out, scratch, add and add - out
         run(self, parameters.ctypes.data, threads)
 
 
@@ -58,19 +62,40 @@ def scratch(nbytes: int) -> int:
     return arena.reserve(nbytes)
 
 
-class OneJob:
-    """A planned operation that is one job, with private scratch memory for each thread."""
+def between(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Memory for what one job hands to the next, until the next call of the current thread."""
+    return handover.take(shape, dtype)
 
-    def __init__(self, job: Job, private_bytes: int, **constants: int) -> None:
+
+class OneJob:
+    """A planned operation that is one job, with private scratch memory for each thread.
+
+    It may read a padded copy of its input, which lies in front of the scratch memory.
+    """
+
+    def __init__(self, job: Job, private_bytes: int, padded: Any = None, **constants: int) -> None:
         self._job = job
-        self._private = -(-private_bytes // 4096) * 4096  # threads do not share pages
+        self._padded = padded
+        self._private = _page(private_bytes)  # threads do not share pages
+        self._shared = _page(padded.nbytes) if padded else 0
+        if "shared_bytes" in job.names:
+            constants["shared_bytes"] = self._shared
         self._template = job.pack(scratch_bytes=self._private, **constants)
 
     def scratch_bytes(self, threads: int) -> int:
         """Scratch memory of a run."""
-        return self._private * threads
+        return self._shared + self._private * threads
 
-    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """Both arrays C-contiguous, of the plan's shapes and dtype."""
+    def run(
+        self, x: np.ndarray, out: np.ndarray, threads: int, add: np.ndarray | None = None
+    ) -> None:
+        """All arrays C-contiguous, of the plan's shapes and dtype."""
         memory = scratch(self.scratch_bytes(threads))
-        self._job.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
+        if self._padded:
+            self._padded.run(x.ctypes.data, memory, threads)
+        residual = 0 if add is None else add.ctypes.data
+        self._job.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads, residual)
+
+
+def _page(nbytes: int) -> int:
+    return -(-nbytes // 4096) * 4096

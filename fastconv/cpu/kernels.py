@@ -9,13 +9,13 @@ Their code is in `micro`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from fastconv.cook_toom import TILES
 from fastconv.cpu.host import has
-from fastconv.cpu.micro import depthwise, gemm, windows, winograd
+from fastconv.cpu.micro import depthwise, finish, functions, gemm, labels, windows, winograd
 from fastconv.cpu.native import Native, define
 from fastconv.cpu.simd import LANES, emitting
+from fastconv.dtypes import DTYPES, WORKING
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,16 @@ class Kernel:
     vectors: int = 1  # vectors of the tile: channels
     needs: str = ""  # CPU feature as LLVM names it; "" = every host
     split: int = 1  # parts of a vector, for code that needs many of them in registers
-    taps: int = 1  # r of a Winograd transform
+    taps: int = 0  # r of a Winograd transform; of a window, 0 = any number
     stride: int = 1
 
     @property
     def name(self) -> str:
-        shape = f"{self.mr}x{self.vectors}"
-        if self.taps > 1:
-            shape = f"{self.mr}x{self.taps}" + (f"s{self.stride}" if self.stride > 1 else "")
-        return f"{self.kind}_{self.dtype}_{shape}" + (f"_{self.split}" if self.split > 1 else "")
+        parts = [self.kind, self.dtype, f"{self.mr}x{self.vectors}"]
+        parts += [f"taps{self.taps}"] if self.taps else []
+        parts += [f"stride{self.stride}"] if self.stride > 1 else []
+        parts += [f"split{self.split}"] if self.split > 1 else []
+        return "_".join(parts)
 
     @property
     def nr(self) -> int:
@@ -60,23 +61,34 @@ class Kernel:
 
 # kind -> (number of arguments, builder)
 BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
-    "gemm": (11, gemm.implicit),
-    "gemm_pool": (11, gemm.implicit),
+    "gemm": (14, gemm.implicit),
+    "gemm_pool": (14, gemm.implicit),
     "panels": (14, gemm.panels),
     "winograd_input": (7, winograd.forward),
     "winograd_output": (10, winograd.inverse),
     "winograd_stream": (10, winograd.inverse),
     "winograd_pool": (10, winograd.inverse),
     "depthwise": (9, depthwise.depthwise),
-    "tap_max": (12, windows.tap_max),
-    "tap_argmax": (12, windows.tap_argmax),
-    "tap_sum": (12, windows.tap_sum),
+    "depthwise_sums": (9, depthwise.depthwise),
+    "widen": (3, finish.widen),
+    **{
+        f"finish_{name}": (12, finish.finish)
+        for name in ("clamp", "slope", "elu", *functions.FUNCTIONS)
+    },
+    "down_max": (5, windows.down_max),
+    "down_sum": (5, windows.down_sum),
+    "across_max": (10, windows.across),
+    "across_sum": (10, windows.across),
+    "across_mean": (10, windows.across),
+    "argmax_window": (8, windows.argmax_window),
+    "argmax": (5, labels.argmax),
+    "softmax": (5, labels.softmax),
 }
 
 
-def _rows(dtype: str) -> list[Kernel]:
-    """Rows of one dtype. Wider tiles first: `candidates` keeps this order."""
-    rows = [
+def _products(dtype: str) -> list[Kernel]:
+    """Matrix products in a working precision. Wider tiles first: `candidates` keeps this order."""
+    return [
         Kernel(kind, dtype, mr, vectors, needs)
         for kind, mr, vectors, needs in (
             ("gemm", 6, 4, "avx512f"),
@@ -89,25 +101,46 @@ def _rows(dtype: str) -> list[Kernel]:
             ("panels", 14, 2, "avx512f"),
             ("panels", 6, 4, "avx512f"),
             ("panels", 6, 1, ""),
-            ("depthwise", 4, 1, ""),
-            ("tap_max", 1, 1, ""),
-            ("tap_argmax", 1, 1, ""),
-            ("tap_sum", 1, 1, ""),
         )
-    ]
-    # Half vectors leave AVX2's 16 registers for twice as many numbers of a tile (1.1 to 1.3 times as
-    # fast), except past the caches, where half a cache line is as slow as eight whole ones.
+    ] + [row for kind in ("output", "stream", "pool") for row in _transforms(kind, dtype)]
+
+
+def _image_rows(dtype: str) -> list[Kernel]:
+    """Kernels that read or write images of one dtype."""
+    kinds = ["down_max", "down_sum", "argmax_window", "argmax", "softmax"]
+    kinds += [k for k in BUILDERS if k.startswith("finish_")]
+    if WORKING[dtype] != dtype:
+        kinds.append("widen")
+    rows = [Kernel(kind, dtype) for kind in kinds]
     rows += [
-        Kernel(f"winograd_{kind}", dtype, m, needs=needs, split=split, taps=taps, stride=stride)
-        for (taps, stride), sizes in TILES.items()
-        for m in sizes
-        for kind in ("input", "output", "stream", "pool")
-        for needs, split in (("avx512f", 1), ("", 1 if kind == "stream" else 2))
+        Kernel(f"across_{kind}", dtype, taps=taps)
+        for kind, unrolled in (("max", (2, 3)), ("sum", (1, 2, 4)), ("mean", (2, 3)))
+        for taps in (*unrolled, 0)
     ]
+    rows += [Kernel(kind, dtype, 4) for kind in ("depthwise", "depthwise_sums")]
+    rows += _transforms("input", dtype)
     return rows
 
 
-KERNELS: tuple[Kernel, ...] = (*_rows("float32"), *_rows("float64"))
+def _transforms(kind: str, dtype: str) -> list[Kernel]:
+    """Winograd's transforms, for every tile that is offered.
+
+    Half vectors leave AVX2's 16 registers for twice as many numbers of a tile (1.1 to 1.3 times as
+    fast), except past the caches, where half a cache line is as slow as eight whole ones.
+    """
+    splits = (("", 1),) if kind == "stream" else (("avx512f", 1), ("", 2))
+    return [
+        Kernel(f"winograd_{kind}", dtype, m, needs=needs, split=split, taps=taps, stride=stride)
+        for (taps, stride), sizes in TILES.items()
+        for m in sizes
+        for needs, split in splits
+    ]
+
+
+KERNELS: tuple[Kernel, ...] = (
+    *(row for dtype in dict.fromkeys(WORKING.values()) for row in _products(dtype)),
+    *(row for dtype in DTYPES for row in _image_rows(dtype)),
+)
 
 
 def candidates(kind: str, dtype: str, **fields: int) -> list[Kernel]:

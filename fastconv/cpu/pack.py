@@ -6,8 +6,10 @@ the output channels until they store.
 
 import numpy as np
 
+from fastconv.activations import ACTIVATIONS
+from fastconv.dtypes import ITEMSIZE
 from fastconv.memory import aligned_empty
-from fastconv.spec import ACTIVATIONS, Conv2d
+from fastconv.spec import Conv2d, ConvTranspose2d
 
 
 def panels(matrix: np.ndarray, groups: int, nr: int) -> np.ndarray:
@@ -31,33 +33,58 @@ def panels(matrix: np.ndarray, groups: int, nr: int) -> np.ndarray:
 
 def bias(values: np.ndarray | None, columns: int, groups: int, nr: int, dtype: str) -> np.ndarray:
     """values[groups * k] -> packed[groups, ceil(k / nr), nr]; zeros without a bias."""
-    row = np.zeros(columns, dtype) if values is None else values
+    row = np.zeros(columns, dtype) if values is None else values.astype(dtype)
     return panels(row.reshape(1, columns), groups, nr)
 
 
-def clamp(activation: str | None, dtype: str) -> np.ndarray:
-    """[low, high] of an activation."""
-    return np.array(ACTIVATIONS[activation], dtype)
+def clamp(spec: Conv2d | ConvTranspose2d, finished: bool, dtype: str) -> np.ndarray:
+    """[low, high] of the sums, of the result, and of parts of sums, which have no limits.
+
+    The ends are those of the activation, if it is a clamp. Where a layer is `finished` by a kernel
+    of its own, its sums are not clamped.
+    """
+    endless = (-np.inf, np.inf)
+    ends = ACTIVATIONS[spec.activation].clamp or endless
+    return np.array([*(endless if finished else ends), *ends, *endless], dtype)
 
 
-def taps(spec: Conv2d) -> np.ndarray:
-    """Byte offsets of the kh * kw inputs that a pixel reads, from its first one."""
-    _, _, w, c = spec.x
-    pixel = c * np.dtype(spec.dtype).itemsize
+def slopes(spec: Conv2d | ConvTranspose2d, values: np.ndarray | None, dtype: str) -> np.ndarray:
+    """Parameter of the activation for each output channel; zeros where it has none."""
+    channels = spec.out[3]
+    if values is not None:
+        return np.ascontiguousarray(values, dtype)
+    return np.full(channels, spec.alpha or 0.0, dtype)
+
+
+def taps(x: tuple[int, ...], spec: Conv2d, dtype: str) -> np.ndarray:
+    """Byte offsets of the kh * kw inputs that a pixel reads, from its first one.
+
+    `x` and `dtype` are those of the image that is read, the input or a padded copy.
+    """
+    _, _, w, c = x
+    pixel = c * ITEMSIZE[dtype]
     rows = np.arange(spec.w[0], dtype=np.int64) * (spec.dilation[0] * w * pixel)
     columns = np.arange(spec.w[1], dtype=np.int64) * (spec.dilation[1] * pixel)
     return (rows[:, None] + columns).reshape(-1)
 
 
-def segments(spec: Conv2d) -> tuple[np.ndarray, np.ndarray, int]:
+def segments(
+    x: tuple[int, ...], spec: Conv2d, dtype: str, longest: int
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Byte offsets of the runs that a pixel reads, from its first input, and their length.
 
-    A kernel row is one run of kw * c numbers where its taps touch; else each tap is a run. The
-    second table is for a patch, which holds nothing but the pixel's inputs: runs without gaps.
+    A kernel row is one run of kw * c numbers where its taps touch; else each tap is a run. Runs
+    above `longest` are cut in equal parts where they can be. The second table is for a patch, which
+    holds nothing but the pixel's inputs: runs without gaps.
     """
     kw, cin = spec.w[1:3]
-    offsets, length = taps(spec), cin
+    item = ITEMSIZE[dtype]
+    offsets, length = taps(x, spec, dtype), cin
     if spec.groups == 1 and (spec.dilation[1] == 1 or kw == 1):
-        offsets, length = offsets[::kw].copy(), kw * cin
-    dense = np.arange(len(offsets), dtype=np.int64) * (length * np.dtype(spec.dtype).itemsize)
-    return offsets, dense, length
+        offsets, length = offsets[::kw], kw * cin
+    cuts = -(-length // max(longest, 1))
+    cuts = next((n for n in range(cuts, 2 * cuts) if n and length % n == 0), 1)
+    inside = np.arange(cuts, dtype=np.int64) * (length // cuts * item)
+    offsets = (offsets[:, None] + inside).reshape(-1)
+    dense = np.arange(len(offsets), dtype=np.int64) * (length // cuts * item)
+    return offsets, dense, length // cuts

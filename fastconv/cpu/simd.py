@@ -20,24 +20,34 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+from fastconv.dtypes import ITEMSIZE, WORKING
+
+I1, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 POINTER = ir.PointerType()
 ELEMENTS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
-ITEMSIZE = {"float32": 4, "float64": 8}
-LANES = {"float32": 16, "float64": 8}  # one 64-byte vector
+LANES = {"float32": 16, "float64": 8, "float16": 16, "bfloat16": 16}  # 64 bytes while working
 
 
 class Emitter:
-    """Emits vector code of one element type at the position of an LLVM builder."""
+    """Emits vector code of one element type at the position of an LLVM builder.
+
+    Images are stored as `stored_dtype`; sums, weights and everything between are of `dtype`, which
+    is float32 where the stored numbers have only 16 bits.
+    """
 
     def __init__(self, builder: Any, dtype: str, lanes: int) -> None:
         self.ir = builder
-        self.element = ELEMENTS[dtype]
-        self.suffix = {"float32": "f32", "float64": "f64"}[dtype]
-        self.itemsize = ITEMSIZE[dtype]
+        self.stored_dtype = dtype
+        self.dtype = WORKING[dtype]
+        self.element = ELEMENTS[self.dtype]
+        self.suffix = {"float32": "f32", "float64": "f64"}[self.dtype]
+        self.itemsize = ITEMSIZE[self.dtype]
         self.lanes = lanes
         self.bytes = self.itemsize * self.lanes
         self.vector = ir.VectorType(self.element, self.lanes)
+        # Integers as wide as an element, and floating-point numbers seen as integers.
+        self.integer = ir.IntType(8 * self.itemsize)
+        self.integers = ir.VectorType(self.integer, self.lanes)
 
     # -- integers ---------------------------------------------------------------------------
     def const(self, value: int) -> Any:
@@ -53,6 +63,11 @@ class Emitter:
 
     def load_int(self, address: Any) -> Any:
         return self.ir.load(self.pointer(address), align=8, typ=I64)
+
+    def store_int(self, value: Any, address: Any, size: int) -> None:
+        """An integer of `size` bytes."""
+        narrow = self.ir.trunc(value, ir.IntType(8 * size)) if size < 8 else value
+        self.ir.store(narrow, self.pointer(address), align=size)
 
     # -- control ----------------------------------------------------------------------------
     def variable(self, value: Any) -> Any:
@@ -124,6 +139,57 @@ class Emitter:
         kind = f"v{self.lanes}i64" if value.type.element == I64 else self._kind
         self._llvm(f"llvm.masked.store.{kind}.p0", ir.VoidType(), kinds, args)
 
+    # -- images: numbers as they are stored -------------------------------------------------------
+    def stored(self, offset: Any) -> Any:
+        """Byte offset in an image from one in an array of working precision."""
+        narrower = self.itemsize // ITEMSIZE[self.stored_dtype]
+        return self.ir.sdiv(offset, self.const(narrower)) if narrower > 1 else offset
+
+    def load_stored(self, address: Any, mask: Any = None) -> Any:
+        """One vector of an image in working precision; zero in the lanes that a mask leaves out."""
+        if self.stored_dtype == self.dtype:
+            return self.load(address) if mask is None else self.load_masked(address, mask)
+        kind = ir.VectorType(I16, self.lanes)
+        if mask is None:
+            bits = self.ir.load(self.pointer(address), align=2, typ=kind)
+        else:
+            name, kinds = f"llvm.masked.load.v{self.lanes}i16.p0", [POINTER, I32, mask.type, kind]
+            zero = ir.Constant(kind, None)
+            args = [self.pointer(address), ir.Constant(I32, 2), mask, zero]
+            bits = self._llvm(name, kind, kinds, args)
+        if self.stored_dtype == "float16":
+            half = self.ir.bitcast(bits, ir.VectorType(ir.HalfType(), self.lanes))
+            return self.ir.fpext(half, self.vector)
+        wide = self.ir.shl(self.ir.zext(bits, self.integers), self._int(16))
+        return self.ir.bitcast(wide, self.vector)
+
+    def store_stored(self, value: Any, address: Any, mask: Any = None) -> None:
+        """Round one vector to the nearest stored numbers, ties to even; lanes of the mask only."""
+        if self.stored_dtype == self.dtype:
+            if mask is None:
+                self.store(value, address)
+            else:
+                self.store_masked(value, address, mask)
+            return
+        kind = ir.VectorType(I16, self.lanes)
+        if self.stored_dtype == "float16":
+            half = self.ir.fptrunc(value, ir.VectorType(ir.HalfType(), self.lanes))
+            bits = self.ir.bitcast(half, kind)
+        else:
+            word = self.ir.bitcast(value, self.integers)
+            odd = self.ir.and_(self.ir.lshr(word, self._int(16)), self._int(1))
+            rounded = self.ir.add(word, self.ir.add(odd, self._int(0x7FFF)))
+            quiet = self.ir.or_(word, self._int(0x400000))  # rounding might carry out of a NaN
+            nan = self.ir.fcmp_unordered("uno", value, value)
+            chosen = self.ir.select(nan, quiet, rounded)
+            bits = self.ir.trunc(self.ir.lshr(chosen, self._int(16)), kind)
+        if mask is None:
+            self.ir.store(bits, self.pointer(address), align=2)
+        else:
+            name, kinds = f"llvm.masked.store.v{self.lanes}i16.p0", [kind, POINTER, I32, mask.type]
+            args = [bits, self.pointer(address), ir.Constant(I32, 2), mask]
+            self._llvm(name, ir.VoidType(), kinds, args)
+
     def lane_numbers(self, first: Any) -> Any:
         """int64 vector ``first + lane``."""
         ints = ir.VectorType(I64, self.lanes)
@@ -150,8 +216,46 @@ class Emitter:
 
     def clamp(self, x: Any, low: Any, high: Any) -> Any:
         """``min(max(x, low), high)``; a NaN in `x` stays."""
-        x = self.at_least(x, low)
+        return self.at_most(self.at_least(x, low), high)
+
+    def at_most(self, x: Any, high: Any) -> Any:
+        """``min(x, high)``; a NaN in `x` stays."""
         return self.ir.select(self.ir.fcmp_ordered("<", high, x), high, x)
+
+    def negative(self, x: Any) -> Any:
+        return self.ir.fsub(self.splat(-0.0), x)
+
+    def absolute(self, x: Any) -> Any:
+        return self._llvm(f"llvm.fabs.{self._kind}", self.vector, [self.vector], [x])
+
+    def copysign(self, size: Any, sign: Any) -> Any:
+        return self._llvm(
+            f"llvm.copysign.{self._kind}", self.vector, [self.vector] * 2, [size, sign]
+        )
+
+    def rint(self, x: Any) -> Any:
+        """The nearest whole number."""
+        return self._llvm(f"llvm.rint.{self._kind}", self.vector, [self.vector], [x])
+
+    def leading_half(self, x: Any) -> Any:
+        """`x` without the last half of its digits, so that its square is exact."""
+        digits = {"float32": 12, "float64": 27}[self.dtype]
+        bits = self.ir.and_(self.ir.bitcast(x, self.integers), self._int(-(1 << digits)))
+        return self.ir.bitcast(bits, self.vector)
+
+    def powers_of_two(self, n: Any) -> tuple[Any, Any]:
+        """Two normal numbers whose product is 2**n, for whole n down to where that is zero."""
+        digits, bias = {"float32": (23, 127), "float64": (52, 1023)}[self.dtype]
+        numbers = ir.VectorType(I32, self.lanes)
+        known = self.ir.select(self.ir.fcmp_ordered("ord", n, n), n, self.splat(0.0))
+        exponent = self.ir.fptosi(known, numbers)
+        if self.integer != I32:
+            exponent = self.ir.sext(exponent, self.integers)
+        first = self.ir.ashr(exponent, self._int(1))
+        both = (first, self.ir.sub(exponent, first))
+        shifted = [self.ir.shl(self.ir.add(k, self._int(bias)), self._int(digits)) for k in both]
+        one, other = (self.ir.bitcast(bits, self.vector) for bits in shifted)
+        return one, other
 
     def is_finite(self, address: Any) -> Any:
         """Whether the element at `address` is below infinity."""
@@ -168,7 +272,28 @@ class Emitter:
         nan = [self.ir.fcmp_unordered("uno", p[0], p[-1]) for p in pairs]
         return self.ir.select(reduce(self.ir.or_, nan), self.splat(math.nan), largest)
 
+    # -- across lanes -----------------------------------------------------------------------
+    def swap(self, x: Any, distance: int) -> Any:
+        """Every lane gets the number of the one `distance` away (lane xor distance)."""
+        order = [ir.Constant(I32, lane ^ distance) for lane in range(self.lanes)]
+        pattern = ir.Constant(ir.VectorType(I32, self.lanes), order)
+        return self.ir.shuffle_vector(x, x, pattern)
+
+    def no_lanes(self) -> Any:
+        """A mask without a lane."""
+        return ir.Constant(ir.VectorType(I1, self.lanes), None)
+
+    def first_lane(self, mask: Any) -> Any:
+        """Number of the first lane of a mask, -1 without one."""
+        bits = self.ir.zext(self.ir.bitcast(mask, ir.IntType(self.lanes)), I64)
+        lane = self._llvm("llvm.cttz.i64", I64, [I64, I1], [bits, ir.Constant(I1, 0)])
+        none = self.ir.icmp_signed("==", bits, self.const(0))
+        return self.ir.select(none, self.const(-1), lane)
+
     # -- helpers ----------------------------------------------------------------------------
+    def _int(self, value: int) -> Any:
+        return ir.Constant(self.integers, [ir.Constant(self.integer, value)] * self.lanes)
+
     @property
     def _kind(self) -> str:
         return f"v{self.lanes}{self.suffix}"

@@ -7,62 +7,60 @@ side by side in memory; all phases share the rows of a tile.
 """
 
 import numpy as np
+from numba import njit
 
-from fastconv.cpu import pack
-from fastconv.cpu.direct import MAX_TILES, PATCH_BYTES, choose_kernel
+from fastconv.cpu import finish, pack
+from fastconv.cpu.channelwise import label_dtype
+from fastconv.cpu.direct import MAX_TILES, PATCH_BYTES, SHARES, choose_kernel
 from fastconv.cpu.job import Job, OneJob
-from fastconv.cpu.simd import atomic_add, call, copy_bytes, load_int, store_int
-from fastconv.cpu.tiles import fill_rows, inlined
+from fastconv.cpu.kernels import kernel
+from fastconv.cpu.padding import Padded
+from fastconv.cpu.simd import atomic_add, call, copy_bytes, store_int
+from fastconv.cpu.tiles import fill_rows
+from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d, ConvTranspose2d
 
 
-@inlined
-def following(n, q, p, qh, qw):
-    """The position after (n, q, p)."""
-    p += 1
-    if p == qw:
-        p = 0
-        q += 1
-        if q == qh:
-            q = 0
-            n += 1
-    return n, q, p
+@njit(nogil=True, error_model="numpy")
+def flush(source, n, oy, x0, width, kout, out, add, oh, ow, cout, offset, finish, labels,
+          label_item, clamp, slopes, item, work):  # fmt: skip
+    """Write `width` pixels of sums, those that are inside the output's row, from column x0 on."""
+    first, last = max(x0, 0), min(x0 + width, ow)
+    if first >= last:
+        return
+    source += (first - x0) * kout * work
+    at = (n * oh + oy) * ow + first
+    to = out + (at * cout + offset) * item
+    if labels:
+        call(labels, (source, last - first, kout, out + at * label_item, label_item))
+    elif finish:
+        call(finish, (source, kout * work, 0, to, add, cout * item, 0, last - first, 1, kout, clamp,
+                      slopes))  # fmt: skip
+    else:
+        copy_bytes(to, source, (last - first) * kout * item)
 
 
-@inlined
-def copy_clipped(source, out_row, first, valid, limit, item):
-    """Numbers first ... first + valid of an output row, as far as the row reaches."""
-    low, high = max(first, 0), min(first + valid, limit)
-    if low < high:
-        copy_bytes(out_row + low * item, source + (low - first) * item, (high - low) * item)
-
-
-@inlined
-def scatter_group(source, out_row, p, sw, left, ow, cout, offset, kout, column, valid, item):
-    """As `copy_clipped` where a group's channels are only a part of each pixel."""
-    for i in range(valid):
-        rx, k = divmod(column + i, kout)
-        ox = p * sw + rx - left
-        if 0 <= ox < ow:
-            copy_bytes(out_row + (ox * cout + offset + k) * item, source + i * item, item)
-
-
-def transpose(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, tiles, per_task,
-              pixels, h, w, channels, qh, qw, oh, ow, cout, mh, mw, sh, sw, top, left, groups,
-              panels, panel_bytes, weights, bias, clamp, segments, patch_segments, nseg, length,
-              item):  # fmt: skip
+def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, kernel, finish,
+              labels, label_item, mr, nr, tiles, per_task, pixels, h, w, channels, qh, qw, oh, ow,
+              cout, mh, mw, sh, sw, before_h, before_w, top, left, groups, panels, panel_bytes,
+              weights, bias, clamp, slopes, segments, patch_segments, nseg, length, item,
+              work):  # fmt: skip
     """Driver: tasks are runs of tiles of positions (q, p), for all phases and panels.
 
-    What does not go to one whole run of an output row is computed into `spill` and copied.
+    A run of positions of one row q makes a run of an output row for each phase. It is written
+    straight to the output, or, where that row is cropped or more has to be done, to `stage` first.
     """
+    if shared_bytes:
+        x = scratch  # the padded copy
     cin, kout = channels // groups, cout // groups
-    pixel, run = channels * item, cin * item
+    pixel, run = channels * work, cin * work
     columns = sw * kout
-    rows = scratch + thread * scratch_bytes
+    rows = scratch + shared_bytes + thread * scratch_bytes
     targets = rows + per_task * mr * 8
     tables = targets + per_task * mr * 8
-    spill = tables + per_task * 8
-    patches = spill + per_task * mr * nr * item
+    stage = tables + per_task * 8
+    patches = stage + per_task * mr * columns * work
+    direct = finish == 0 and labels == 0
     tasks = (tiles + per_task - 1) // per_task
     while True:
         task = atomic_add(counter, 1)
@@ -70,70 +68,72 @@ def transpose(thread, counter, x, out, scratch, scratch_bytes, kernel, mr, nr, t
             break
         first = task * per_task
         count = min(per_task, tiles - first)
+        last = min(count * mr, pixels - first * mr)  # positions of the task
         for g in range(groups):
             for t in range(count):
                 inside = fill_rows(
                     rows + t * mr * 8, (first + t) * mr, mr, pixels, 0, x, g * run, h, w, pixel,
-                    qh, qw, mh, mw, 1, 1, 1, 1, mh - 1, mw - 1,
+                    qh, qw, mh, mw, 1, 1, 1, 1, before_h, before_w,
                     patches + t * mr * mh * mw * run, run)  # fmt: skip
                 store_int(tables + t * 8, segments if inside else patch_segments)
-            for phase_panel in range(sh * panels):
-                r, panel = divmod(phase_panel, panels)
-                column = panel * nr
-                valid = min(nr, columns - column)
-                b = weights + ((g * sh + r) * panels + panel) * panel_bytes
-                start = bias + (g * panels + panel) * nr * item
-                whole = groups == 1
-                spilled = False
-                n, rest = divmod(first * mr, qh * qw)
-                q, p = divmod(rest, qw)
-                for i in range(count * mr):
-                    oy, at = q * sh + r - top, (p * sw - left) * cout + column
-                    if whole and n * qh * qw + q * qw + p < pixels and (
-                        0 <= oy < oh and at >= 0 and at + valid <= ow * cout
-                    ):  # fmt: skip
-                        to = out + ((n * oh + oy) * ow * cout + at) * item
-                    else:
-                        to = spill + i * nr * item
-                        spilled = True
-                    store_int(targets + 8 * i, to)
-                    n, q, p = following(n, q, p, qh, qw)
-                call(kernel, (rows, tables, nseg, length, b, start, clamp, targets, 0, valid,
-                              count))  # fmt: skip
-                if not spilled:
-                    continue
-                n, rest = divmod(first * mr, qh * qw)
-                q, p = divmod(rest, qw)
-                for i in range(min(count * mr, pixels - first * mr)):
-                    source = spill + i * nr * item
-                    oy = q * sh + r - top
-                    if load_int(targets + 8 * i) == source and 0 <= oy < oh:
-                        row = out + (n * oh + oy) * ow * cout * item
-                        if whole:
-                            at = (p * sw - left) * cout + column
-                            copy_clipped(source, row, at, valid, ow * cout, item)
-                        else:
-                            scatter_group(source, row, p, sw, left, ow, cout, g * kout, kout,
-                                          column, valid, item)  # fmt: skip
-                    n, q, p = following(n, q, p, qh, qw)
+            for r in range(sh):
+                for i in range(last, count * mr):
+                    store_int(targets + 8 * i, stage + i * columns * work)
+                for again in range(2):  # before and after the products
+                    n, rest = divmod(first * mr, qh * qw)
+                    q, p = divmod(rest, qw)
+                    i = 0
+                    while i < last:
+                        some = min(last - i, qw - p)
+                        oy, x0 = q * sh + r - top, p * sw - left
+                        exists = 0 <= oy < oh
+                        whole = direct and exists and x0 >= 0 and x0 + some * sw <= ow
+                        to, step = stage + i * columns * work, columns * work
+                        if again == 0:
+                            if whole:
+                                to = out + ((n * oh + oy) * ow + x0) * cout * item
+                            for k in range(some):
+                                store_int(targets + 8 * (i + k), to + k * step)
+                        elif exists and not whole:
+                            flush(to, n, oy, x0, some * sw, kout, out, add, oh, ow, cout, g * kout,
+                                  finish, labels, label_item, clamp + 2 * work,
+                                  slopes + g * kout * work, item, work)  # fmt: skip
+                        i += some
+                        p = 0
+                        q += 1
+                        if q == qh:
+                            q = 0
+                            n += 1
+                    if again:
+                        continue
+                    for panel in range(panels):
+                        b = weights + ((g * sh + r) * panels + panel) * panel_bytes
+                        start = bias + (g * panels + panel) * nr * work
+                        valid = min(nr, columns - panel * nr)
+                        call(kernel, (rows, tables, 0, nseg, length, b, start, 0, 0, clamp, targets,
+                                      panel * nr * work, valid, count))  # fmt: skip
 
 
 JOB = Job(transpose)
 
 
 class Transpose(OneJob):
-    """A transposed convolution, planned."""
+    """A transposed convolution, planned; with `labels` the largest channel of each pixel."""
 
     algorithm = "direct"
 
-    def __init__(self, spec: ConvTranspose2d, w: np.ndarray, bias: np.ndarray | None) -> None:
+    def __init__(
+        self, spec: ConvTranspose2d, w: np.ndarray, bias: np.ndarray | None,
+        slopes: np.ndarray | None, labels: bool = False,
+    ) -> None:  # fmt: skip
         n, h, width, c = spec.x
         _, oh, ow, k = spec.out
         sh, sw = spec.stride
-        dtype, groups = spec.dtype, spec.groups
-        item = np.dtype(dtype).itemsize
+        dtype, groups = WORKING[spec.dtype], spec.groups
+        item, work = ITEMSIZE[spec.dtype], ITEMSIZE[dtype]
         kout = k // groups
-        phases, (mh, mw) = phase_weights(w, spec)  # [groups][sh][mh * mw * cin][sw * kout]
+        # [groups][sh][mh * mw * cin][sw * kout]
+        phases, (mh, mw) = phase_weights(w.astype(dtype), spec)
         self.kernel = choose_kernel("gemm", dtype, sw * kout)
         mr, nr = self.kernel.mr, self.kernel.nr
         depth = phases.shape[2]
@@ -142,26 +142,40 @@ class Transpose(OneJob):
         values = np.zeros(k, dtype) if bias is None else bias
         tiled = np.tile(values.reshape(groups, 1, kout), (1, sw, 1))
         self._bias = pack.bias(tiled.reshape(-1), groups * sw * kout, groups, nr, dtype)
-        self._clamp = pack.clamp(spec.activation, dtype)
-        phase = Conv2d(spec.x, (mh, mw, c // groups, groups), pad=((mh, mh), (mw, mw)),
-                       groups=groups, dtype=dtype)  # fmt: skip
-        self._segments, self._patch_segments, length = pack.segments(phase)
+        # Where channels of a pixel come from several groups, they do not lie side by side.
+        finisher = finish.kernel_for(spec)
+        if groups > 1 and not finisher:
+            finisher = kernel("finish_clamp", spec.dtype)
+        self._clamp = pack.clamp(spec, finisher is not None, dtype)
+        self._slopes = pack.slopes(spec, slopes, dtype)
         # Every position with an output: some meet no input (output padding), some are cropped.
         qh, qw = -(-(oh + spec.pad[0][0]) // sh), -(-(ow + spec.pad[1][0]) // sw)
+        padded, shape, before = None, spec.x, (mh - 1, mw - 1)
+        if dtype != spec.dtype:
+            around = ((mh - 1, max(qh - h, 0)), (mw - 1, max(qw - width, 0)))
+            padded = Padded(spec.x, around, spec.dtype)
+            shape, before = padded.shape, (0, 0)
+        phase = Conv2d(shape, (mh, mw, c // groups, groups), pad=((mh, mh), (mw, mw)),
+                       groups=groups, dtype=dtype)  # fmt: skip
+        self._segments, self._patch_segments, length = pack.segments(shape, phase, dtype, depth)
         pixels = n * qh * qw
         tiles = -(-pixels // mr)
-        patch = mr * depth * item
-        per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // 16))
-        private = per_task * (16 * mr + 8 + mr * nr * item + patch)
+        patch = mr * depth * work
+        per_task = max(1, min(MAX_TILES, PATCH_BYTES // max(patch, 1), tiles // SHARES))
+        private = per_task * (16 * mr + 8 + mr * sw * kout * work + patch)
         super().__init__(
-            JOB, private, kernel=self.kernel.address, mr=mr, nr=nr, tiles=tiles,
-            per_task=per_task, pixels=pixels, h=h, w=width, channels=c, qh=qh, qw=qw, oh=oh, ow=ow,
-            cout=k, mh=mh, mw=mw, sh=sh, sw=sw, top=spec.pad[0][0], left=spec.pad[1][0],
-            groups=groups, panels=self.packed.shape[1], panel_bytes=depth * nr * item,
+            JOB, private, padded, kernel=self.kernel.address,
+            finish=finisher.address if finisher else 0,
+            labels=kernel("argmax", dtype).address if labels else 0,
+            label_item=label_dtype(k).itemsize, mr=mr, nr=nr, tiles=tiles,
+            per_task=per_task, pixels=pixels, h=shape[1], w=shape[2], channels=c, qh=qh, qw=qw,
+            oh=oh, ow=ow, cout=k, mh=mh, mw=mw, sh=sh, sw=sw, before_h=before[0],
+            before_w=before[1], top=spec.pad[0][0], left=spec.pad[1][0], groups=groups,
+            panels=self.packed.shape[1], panel_bytes=depth * nr * work,
             weights=self.packed.ctypes.data, bias=self._bias.ctypes.data,
-            clamp=self._clamp.ctypes.data, segments=self._segments.ctypes.data,
-            patch_segments=self._patch_segments.ctypes.data,
-            nseg=len(self._segments), length=length, item=item,
+            clamp=self._clamp.ctypes.data, slopes=self._slopes.ctypes.data,
+            segments=self._segments.ctypes.data, patch_segments=self._patch_segments.ctypes.data,
+            nseg=len(self._segments), length=length, item=item, work=work,
         )  # fmt: skip
 
 

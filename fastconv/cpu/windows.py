@@ -3,6 +3,10 @@
 Both axes are tables made when the operation is planned: which input rows (columns) an output row
 (column) reads, and with which weights. Only taps inside the image are listed, so padding never wins
 a maximum, never enters a mean, and a NaN spreads no further than the windows that hold it.
+
+A task is an output row, in strips: its input rows are combined to one, which stays in the L1 cache,
+then the columns of that one. A pool over the whole image is two, over its rows and over the rest,
+so that threads can share it.
 """
 
 import math
@@ -11,10 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastconv import shapes
-from fastconv.cpu.job import Job
-from fastconv.cpu.kernels import kernel
-from fastconv.cpu.simd import atomic_add, call, load_int
+from fastconv.cpu.channelwise import label_dtype
+from fastconv.cpu.job import Job, between, scratch
+from fastconv.cpu.kernels import candidates, kernel
+from fastconv.cpu.simd import LANES, atomic_add, call, load_int, store_int
+from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Pool2d, Resize2d
+
+STRIP_BYTES = 16 << 10  # of L1, for a combined row
+IMAGES, WHOLE = 8, 1 << 16  # a pool over fewer whole images of at least so many numbers is two
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,12 @@ class Axis:
     weights: np.ndarray  # float64, one a tap
     divisors: np.ndarray  # float64, one an output
 
+    @property
+    def uniform(self) -> int:
+        """Number of taps of every output; 0 if they differ."""
+        counts = np.unique(np.diff(self.starts))
+        return int(counts[0]) if len(counts) == 1 else 0
+
 
 def _axis(positions: np.ndarray, weights: np.ndarray, size: int, divisors: np.ndarray) -> Axis:
     """From [outputs, taps] tables; taps outside ``0 ... size - 1`` are left out."""
@@ -36,13 +51,21 @@ def _axis(positions: np.ndarray, weights: np.ndarray, size: int, divisors: np.nd
 
 def pool_axis(
     size: int, out: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int,
-    include_pad: bool,
+    include_pad: bool, repeat: bool,
 ) -> Axis:  # fmt: skip
-    """Windows of a pool. `include_pad`: divide by the taps in the padded axis, not in the image."""
+    """Windows of a pool. `include_pad`: divide by the taps in the padded axis, not in the image.
+
+    `repeat`: a tap outside is replaced by the nearest one inside, which leaves a maximum as it is,
+    so that all windows have as many taps.
+    """
     positions = np.arange(out)[:, None] * stride - pad[0] + np.arange(kernel) * dilation
     real = (positions >= 0) & (positions < size)
     padded = positions < size + pad[1]
     divisors = (padded if include_pad else real).sum(axis=1).astype(float)
+    if repeat:
+        first, last = real.argmax(axis=1), kernel - 1 - real[:, ::-1].argmax(axis=1)
+        nearest = np.clip(np.arange(kernel), first[:, None], last[:, None])
+        positions = np.take_along_axis(positions, nearest, axis=1)
     return _axis(positions, np.ones(positions.shape), size, divisors)
 
 
@@ -78,17 +101,54 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
 
 
-def windows(thread, counter, x, out, scratch, kernel, images, h, w, channels, oh, ow, row_starts,
-            rows, row_weights, row_divisors, column_starts, columns, column_weights,
-            column_divisors, item):  # fmt: skip
-    """Driver: a task is one output row. `scratch` is where indices go, if the kernel has any."""
+def windows(thread, counter, x, out, scratch, add, scratch_bytes, down, across, labels, label_item,
+            images, h, w, channels, oh, ow, row_starts, rows, row_weights, row_divisors,
+            column_starts, columns, column_weights, column_divisors, strip, strips, most_rows,
+            row_bytes, item, out_item, work):  # fmt: skip
+    """Driver: a task is one output row.
+
+    Where `labels` is a kernel, it finds the largest channel of each pixel, and that is the output.
+    """
+    table = scratch + thread * scratch_bytes
+    row = table + 8 * most_rows
+    pixels = row + row_bytes
+    while True:
+        task = atomic_add(counter, 1)
+        if task >= images * oh:
+            break
+        n, i = divmod(task, oh)
+        first_row = load_int(row_starts + 8 * i)
+        nrows = load_int(row_starts + 8 * i + 8) - first_row
+        for j in range(0, ow, strip):
+            some = min(strip, ow - j)
+            low = load_int(strips + 16 * (j // strip))  # first number of a row that it reads
+            count = load_int(strips + 16 * (j // strip) + 8)
+            for r in range(nrows):
+                y = load_int(rows + 8 * (first_row + r))
+                store_int(table + 8 * r, x + ((n * h + y) * w * channels + low) * item)
+            call(down, (table, row_weights + first_row * work, nrows, row, count))
+            at = (task * ow + j) * channels * out_item + out
+            if labels:
+                at = pixels
+            call(across, (
+                row - low * work, column_starts + 8 * j, columns, column_weights,
+                column_divisors + j * work, row_divisors + i * work, channels, at, some,
+                (ow - j) * channels,
+            ))  # fmt: skip
+            if labels:
+                call(labels, (pixels, some, channels, out + (task * ow + j) * label_item,
+                              label_item))  # fmt: skip
+
+
+def windows_argmax(thread, counter, x, out, scratch, add, kernel, images, h, w, channels, oh, ow,
+                   row_starts, rows, column_starts, columns, item):  # fmt: skip
+    """Driver: a task is one output row; `scratch` is where the indices go."""
     pixel = channels * item
     while True:
         task = atomic_add(counter, 1)
         if task >= images * oh:
             break
         n, i = divmod(task, oh)
-        image = x + n * h * w * pixel
         first_row = load_int(row_starts + 8 * i)
         nrows = load_int(row_starts + 8 * i + 8) - first_row
         for j in range(ow):
@@ -96,60 +156,160 @@ def windows(thread, counter, x, out, scratch, kernel, images, h, w, channels, oh
             count = load_int(column_starts + 8 * j + 8) - first
             at = (task * ow + j) * channels
             call(kernel, (
-                image, rows + 8 * first_row, nrows, columns + 8 * first, count,
-                row_weights + first_row * item, column_weights + first * item,
-                row_divisors + i * item, column_divisors + j * item, channels,
-                out + at * item, scratch + at * 8,
+                x + n * h * w * pixel, rows + 8 * first_row, nrows, columns + 8 * first, count,
+                channels, out + at * item, scratch + at * 8,
             ))  # fmt: skip
 
 
-JOB = Job(windows)
+JOB, ARGMAX_JOB = Job(windows), Job(windows_argmax)
+
+
+def axes(spec: Pool2d | Resize2d, repeat: bool) -> list[Axis]:
+    """Vertical and horizontal taps."""
+    sizes = list(zip(spec.x[1:3], spec.out[1:3], strict=True))
+    if isinstance(spec, Resize2d):
+        return [resize_axis(size, out, spec.method, spec.coordinates) for size, out in sizes]
+    return [
+        pool_axis(size, out, kernel, stride, pad, dilation, spec.count_include_pad, repeat)
+        for (size, out), kernel, stride, pad, dilation in zip(
+            sizes, spec.size, spec.stride, spec.pad, spec.dilation, strict=True
+        )
+    ]
 
 
 class Windows:
-    """A pool or a resize, planned."""
+    """A pool or a resize, planned.
 
-    def __init__(self, spec: Pool2d | Resize2d, indices: bool = False) -> None:
+    Parameters
+    ----------
+    spec : Pool2d or Resize2d
+    written : dtype of the result, optional
+        By default that of the spec.
+    labels : bool
+        The result is the largest channel of each pixel.
+    """
+
+    def __init__(
+        self, spec: Pool2d | Resize2d, written: str | None = None, labels: bool = False
+    ) -> None:
         n, h, w, c = spec.x
         _, oh, ow, _ = spec.out
-        item = np.dtype(spec.dtype).itemsize
-        if isinstance(spec, Pool2d):
-            kind = "tap_sum" if spec.kind == "avg" else "tap_argmax" if indices else "tap_max"
-            axes = [
-                pool_axis(size, out, taps, stride, pad, dilation, spec.count_include_pad)
-                for size, out, taps, stride, pad, dilation in zip(
-                    (h, w), (oh, ow), spec.size, spec.stride, spec.pad, spec.dilation, strict=True
-                )
-            ]
-        else:
-            kind = "tap_sum"
-            axes = [
-                resize_axis(size, out, spec.method, spec.coordinates)
-                for size, out in ((h, oh), (w, ow))
-            ]
-        self.kernel = kernel(kind, spec.dtype)
-        pitches = (w * c * item, c * item)
-        tables = [
-            (a.starts, a.taps * pitch, a.weights.astype(spec.dtype), a.divisors.astype(spec.dtype))
-            for a, pitch in zip(axes, pitches, strict=True)
-        ]
-        self._tables = tables  # keeps the memory that the template points to
-        addresses = [[t.ctypes.data for t in axis] for axis in tables]
-        names = ("starts", "s", "weights", "divisors")
-        fields = {
-            (f"{prefix}_{name}" if name != "s" else f"{prefix}s"): address
-            for prefix, axis in zip(("row", "column"), addresses, strict=True)
-            for name, address in zip(names, axis, strict=True)
+        dtype, work = spec.dtype, ITEMSIZE[WORKING[spec.dtype]]
+        written = WORKING[dtype] if labels else written or dtype
+        maximum = isinstance(spec, Pool2d) and spec.kind == "max"
+        mean = isinstance(spec, Pool2d) and not maximum
+        vertical, horizontal = axes(spec, repeat=maximum)
+        kind = "across_max" if maximum else "across_mean" if mean else "across_sum"
+        taps = horizontal.uniform if candidates(kind, written, taps=horizontal.uniform) else 0
+        self.kernel = kernel(kind, written, taps=taps)
+        down = kernel("down_max" if maximum else "down_sum", dtype)
+        self._tables = [
+            a.astype(t)
+            for axis, unit in ((vertical, 1), (horizontal, c * work))
+            for a, t in (
+                (axis.starts, np.int64), (axis.taps * unit, np.int64),
+                (axis.weights, WORKING[dtype]), (axis.divisors, WORKING[dtype]),
+            )
+        ]  # fmt: skip
+        names = [f"{axis}_{name}" for axis in ("row", "column")
+                 for name in ("starts", "s", "weights", "divisors")]  # fmt: skip
+        tables = {
+            name.replace("_s", "s") if name.endswith("_s") else name: table.ctypes.data
+            for name, table in zip(names, self._tables, strict=True)
         }
+        strip, spans = strips(horizontal, ow, c * work)
+        self._spans = spans * c
+        most_rows = int(np.diff(vertical.starts).max(initial=0))
+        spare = LANES[dtype] * work  # whole vectors are read and written past the end
+        width = int(self._spans[:, 1].max(initial=0))
+        row_bytes = -(-(width * work + spare) // 64) * 64
+        most_rows = -(-most_rows // 8) * 8
+        private = 8 * most_rows + row_bytes + (strip * c * work + spare if labels else 0)
+        self._private = -(-private // 4096) * 4096
         self._template = JOB.pack(
-            kernel=self.kernel.address, images=n, h=h, w=w, channels=c, oh=oh, ow=ow, item=item,
-            **fields,
+            scratch_bytes=self._private, down=down.address, across=self.kernel.address,
+            labels=kernel("argmax", written).address if labels else 0,
+            label_item=label_dtype(c).itemsize, images=n, h=h, w=w, channels=c, oh=oh, ow=ow,
+            strip=strip, strips=self._spans.ctypes.data, most_rows=most_rows, row_bytes=row_bytes,
+            item=ITEMSIZE[dtype], out_item=ITEMSIZE[written], work=work, **tables,
         )  # fmt: skip
-        self.work = math.prod(spec.out) * sum(len(a.taps) for a in axes) // max(oh + ow, 1)
+        self.work = math.prod(spec.out) * max(most_rows, 1)
 
-    def run(
-        self, x: np.ndarray, out: np.ndarray, threads: int, indices: np.ndarray | None = None
-    ) -> None:
+    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+        """Arrays C-contiguous, of the spec's shapes; `x` of its dtype, `out`, too, or labels."""
+        memory = scratch(self._private * threads)
+        JOB.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
+
+
+def strips(axis: Axis, out: int, pixel: int) -> tuple[int, np.ndarray]:
+    """Outputs in a strip, and [first, count] of the inputs that each strip spans.
+
+    These are at most `STRIP_BYTES`, if possible: the length is halved until that holds, which comes
+    close enough to the longest.
+    """
+    if not out:
+        return 1, np.zeros((0, 2), np.int64)
+    first = np.minimum.reduceat(axis.taps, axis.starts[:-1])
+    last = np.maximum.reduceat(axis.taps, axis.starts[:-1])
+    length = out
+    while True:
+        begins = np.arange(0, out, length)
+        low = np.minimum.reduceat(first, begins)
+        spans = np.stack([low, np.maximum.reduceat(last, begins) - low + 1], axis=1)
+        if length == 1 or spans[:, 1].max() * pixel <= STRIP_BYTES:
+            return length, spans
+        length = -(-length // 2)
+
+
+class WindowsArgmax:
+    """A max-pool that also tells where each maximum is, planned."""
+
+    def __init__(self, spec: Pool2d) -> None:
+        n, h, w, c = spec.x
+        _, oh, ow, _ = spec.out
+        item = ITEMSIZE[spec.dtype]
+        self.kernel = kernel("argmax_window", spec.dtype)
+        vertical, horizontal = axes(spec, repeat=False)
+        self._tables = [
+            vertical.starts, vertical.taps * (w * c * item),
+            horizontal.starts, horizontal.taps * (c * item),
+        ]  # fmt: skip
+        names = ("row_starts", "rows", "column_starts", "columns")
+        tables = {n: t.ctypes.data for n, t in zip(names, self._tables, strict=True)}
+        self._template = ARGMAX_JOB.pack(
+            kernel=self.kernel.address, images=n, h=h, w=w, channels=c, oh=oh, ow=ow, item=item,
+            **tables,
+        )  # fmt: skip
+        self.work = math.prod(spec.out) * math.prod(spec.size)
+
+    def run(self, x: np.ndarray, out: np.ndarray, indices: np.ndarray, threads: int) -> None:
         """Arrays C-contiguous, of the spec's shapes and dtype; `indices` int64."""
-        where = 0 if indices is None else indices.ctypes.data
-        JOB.run(self._template, x.ctypes.data, out.ctypes.data, where, threads)
+        template, where = self._template, indices.ctypes.data
+        ARGMAX_JOB.run(template, x.ctypes.data, out.ctypes.data, where, threads)
+
+
+class TwoPools:
+    """A pool over whole images: of each row first, then of what the rows give."""
+
+    def __init__(self, spec: Pool2d) -> None:
+        n, h, w, c = spec.x
+        wide = WORKING[spec.dtype]
+        across = Pool2d(spec.x, spec.kind, (1, w), (1, w), dtype=spec.dtype)
+        down = Pool2d((n, h, 1, c), spec.kind, (h, 1), (h, 1), dtype=wide)
+        self._first, self._second = Windows(across, wide), Windows(down, spec.dtype)
+        self.kernel = self._second.kernel
+        self._rows, self._wide = across.out, wide
+        self.work = self._first.work + self._second.work
+
+    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+        """As `Windows.run`."""
+        rows = between(self._rows, np.dtype(self._wide))
+        self._first.run(x, rows, threads)
+        self._second.run(rows, out, threads)
+
+
+def plan(spec: Pool2d | Resize2d) -> Windows | TwoPools:
+    """One task an output row is enough, unless there are few rows with much to do."""
+    whole = isinstance(spec, Pool2d) and spec.size == spec.x[1:3] and not any(map(any, spec.pad))
+    much = spec.x[0] < IMAGES and math.prod(spec.x[1:]) >= WHOLE
+    return TwoPools(spec) if isinstance(spec, Pool2d) and whole and much else Windows(spec)

@@ -29,11 +29,12 @@ import numpy as np
 from numba import njit
 
 from fastconv.cook_toom import TILES, algorithm
-from fastconv.cpu import host, pack
+from fastconv.cpu import finish, host, pack
 from fastconv.cpu.job import Job, scratch
 from fastconv.cpu.kernels import Kernel, candidates, kernel
 from fastconv.cpu.micro.gemm import UNROLL
 from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes, store_int, zero_bytes
+from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import aligned_empty
 from fastconv.spec import Conv2d
 
@@ -95,11 +96,11 @@ def input_tile(transform, step, reach, x, h, w, channels, item, lanes, top, left
 
 
 @inlined
-def forward_block(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw, first,
-                  count, ty_count, tx_count, v, product_v, mr, patch):  # fmt: skip
+def forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, top, left, dh, dw,
+                  first, count, ty_count, tx_count, v, product_v, mr, patch):  # fmt: skip
     """Transform tiles first ... first + count to V[product][row block][channel group][mr][lane]."""
     groups = (channels + lanes - 1) // lanes
-    vector = lanes * item
+    vector = lanes * work
     for t in range(count):
         b, r = divmod(t, mr)
         to = v + b * mr * groups * vector + r * vector
@@ -108,41 +109,46 @@ def forward_block(forward, step, reach, x, h, w, channels, item, lanes, top, lef
 
 
 @inlined
-def output_tile(inverse, source, product, panel, panels, nr, out, oh, ow, cout, item, lanes, size,
-                channel, dh, dw, tile, ty_count, tx_count, bias, clamp, patch):  # fmt: skip
+def output_tile(inverse, finish, source, product, panel, panels, nr, out, add, oh, ow, cout, item,
+                work, lanes, size, channel, dh, dw, tile, ty_count, tx_count, bias, clamp, slopes,
+                patch):  # fmt: skip
     """Inverse transform of one tile and `panels` panels of channels, those that exist, to `out`."""
     n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, size)
     pixel = cout * item
     to = out + ((n * oh + y0) * ow + x0) * pixel + channel * item
     last = size - 1
     first = 0  # panel that is still to do
-    if y0 + last * dh < oh and x0 + last * dw < ow:
+    if finish == 0 and y0 + last * dh < oh and x0 + last * dw < ow:
         first = min(panels, (cout - channel) // nr)
-        call(inverse, (source, product, panel, first, nr * item, to, dw * pixel, dh * ow * pixel,
+        call(inverse, (source, product, panel, first, nr * work, to, dw * pixel, dh * ow * pixel,
                        bias, clamp))  # fmt: skip
-    if first < panels:  # a border tile, or the last channels of an odd number
+    if first < panels:  # a border tile, or the last channels of an odd number, or all to finish
         valid = min(panels * nr, cout - channel) - first * nr
         # Whole panels but for one alone, of which only the vectors with a channel are needed.
         columns = nr if panels - first > 1 else (valid + lanes - 1) // lanes * lanes
-        row = (panels - first) * columns * item
-        call(inverse, (source + first * panel, product, panel, panels - first, columns * item,
-                       patch, row, size * row, bias + first * nr * item, clamp))  # fmt: skip
-        for i in range(size):
-            for j in range(size):
-                if y0 + i * dh < oh and x0 + j * dw < ow:
+        row = (panels - first) * columns * work
+        call(inverse, (source + first * panel, product, panel, panels - first, columns * work,
+                       patch, row, size * row, bias + first * nr * work, clamp))  # fmt: skip
+        height, width = min(size, (oh - y0 + dh - 1) // dh), min(size, (ow - x0 + dw - 1) // dw)
+        if finish:
+            call(finish, (patch, row, size * row, to, add, dw * pixel, dh * ow * pixel, width,
+                          height, valid, clamp + 2 * work, slopes))  # fmt: skip
+        else:
+            for i in range(height):
+                for j in range(width):
                     at = to + (i * dh * ow + j * dw) * pixel + first * nr * item
                     copy_bytes(at, patch + (i * size + j) * row, valid * item)
 
 
 @inlined
-def product_block(v, weights, m, gemm, inverse, products, mr, nr, group, panels, depth, block,
-                  product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out, oh, ow,
-                  cout, size, dh, dw, bias, clamp, item, lanes, start, stop, patch):  # fmt: skip
+def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group, panels, depth,
+                  block, product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out,
+                  add, oh, ow, cout, size, dh, dw, bias, clamp, slopes, item, work, lanes, start,
+                  stop, patch):  # fmt: skip
     """From V to the output, for the panels start ... stop, `group` of them at a time."""
-    vector = lanes * item
-    product_u = (depth + lanes - 1) // lanes * vector * nr
+    product_u = (depth + lanes - 1) // lanes * lanes * work * nr
     panel_u = products * product_u
-    panel_m = block * nr * item
+    panel_m = block * nr * work
     blocks = (count + mr - 1) // mr
     for panel in range(start, stop, group):
         some = min(group, stop - panel)
@@ -150,9 +156,10 @@ def product_block(v, weights, m, gemm, inverse, products, mr, nr, group, panels,
                     product_u, product_m, panel_u, panel_m, ahead, lines))  # fmt: skip
         channel = panel * nr
         for t in range(count):
-            output_tile(inverse, m + t * nr * item, product_m, panel_m, some, nr, out, oh, ow, cout,
-                        item, lanes, size, channel, dh, dw, first + t, ty_count, tx_count,
-                        bias + channel * item, clamp, patch)  # fmt: skip
+            output_tile(inverse, finish, m + t * nr * work, product_m, panel_m, some, nr, out, add,
+                        oh, ow, cout, item, work, lanes, size, channel, dh, dw, first + t, ty_count,
+                        tx_count, bias + channel * work, clamp, slopes + channel * work,
+                        patch)  # fmt: skip
         lines = 0  # the next block's pixels are on their way
 
 
@@ -175,10 +182,10 @@ def next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left
     return share // 64
 
 
-def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes, gemm, forward,
-          inverse, step, reach, products, mr, nr, group, panels, depth, block, product_v, product_m,
-          tiles, ty_count, tx_count, h, w, channels, top, left, dh, dw, oh, ow, cout, size, weights,
-          bias, clamp, item, lanes):  # fmt: skip
+def fused(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, m_bytes, gemm,
+          forward, inverse, finish, step, reach, products, mr, nr, group, panels, depth, block,
+          product_v, product_m, tiles, ty_count, tx_count, h, w, channels, top, left, dh, dw, oh,
+          ow, cout, size, weights, bias, clamp, slopes, item, work, lanes):  # fmt: skip
     """Driver: a task is a block of tiles, through all panels."""
     patch = scratch + thread * scratch_bytes
     ahead = patch + patch_bytes
@@ -187,7 +194,7 @@ def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes,
     first = atomic_add(counter, 1) * block
     while first < tiles:
         count = min(block, tiles - first)
-        forward_block(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw,
+        forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, top, left, dh, dw,
                       first, count, ty_count, tx_count, v, product_v, mr, patch)  # fmt: skip
         # Taken now, so that its pixels can come from memory during the products.
         following = atomic_add(counter, 1) * block
@@ -195,20 +202,20 @@ def fused(thread, counter, x, out, scratch, scratch_bytes, patch_bytes, m_bytes,
         if following < tiles:
             lines = next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left,
                                 dh, dw, following, ty_count, tx_count, block)  # fmt: skip
-        product_block(v, weights, m, gemm, inverse, products, mr, nr, group, panels, depth, block,
-                      product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out, oh,
-                      ow, cout, size, dh, dw, bias, clamp, item, lanes, 0, panels,
-                      patch)  # fmt: skip
+        product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group, panels, depth,
+                      block, product_v, product_m, ahead, lines, first, count, ty_count, tx_count,
+                      out, add, oh, ow, cout, size, dh, dw, bias, clamp, slopes, item, work, lanes,
+                      0, panels, patch)  # fmt: skip
         first = following
 
 
-def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, forward, step,
+def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, forward, step,
                   reach, mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w,
-                  channels, top, left, dh, dw, item, lanes):  # fmt: skip
+                  channels, top, left, dh, dw, item, work, lanes):  # fmt: skip
     """Driver: transform all tiles into the shared V, which the private scratch follows."""
     patch = scratch + shared_bytes + thread * scratch_bytes
     groups = (channels + lanes - 1) // lanes
-    vector = lanes * item
+    vector = lanes * work
     some = 4
     while True:
         first = atomic_add(counter, 1) * some
@@ -222,10 +229,10 @@ def phase_forward(thread, counter, x, out, scratch, scratch_bytes, shared_bytes,
                        tile, ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
 
 
-def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes, patch_bytes, gemm,
-                   inverse, products, mr, nr, group, panels, depth, block, block_bytes, product_v,
-                   product_m, tiles, ty_count, tx_count, dh, dw, oh, ow, cout, size, weights, bias,
-                   clamp, item, lanes):  # fmt: skip
+def phase_products(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, patch_bytes,
+                   gemm, inverse, finish, products, mr, nr, group, panels, depth, block,
+                   block_bytes, product_v, product_m, tiles, ty_count, tx_count, dh, dw, oh, ow,
+                   cout, size, weights, bias, clamp, slopes, item, work, lanes):  # fmt: skip
     """Driver: a task is one block of tiles and one group of panels of output channels."""
     patch = scratch + shared_bytes + thread * scratch_bytes
     ahead = patch + patch_bytes
@@ -238,11 +245,11 @@ def phase_products(thread, counter, x, out, scratch, scratch_bytes, shared_bytes
             break
         which, j = divmod(task, parts)
         first, start = j * block, which * group
-        product_block(scratch + j * block_bytes, weights, m, gemm, inverse, products, mr, nr, group,
-                      panels, depth, block, product_v, product_m, ahead, 0, first,
-                      min(block, tiles - first), ty_count, tx_count, out, oh, ow, cout, size, dh,
-                      dw, bias, clamp, item, lanes, start, min(start + group, panels),
-                      patch)  # fmt: skip
+        product_block(scratch + j * block_bytes, weights, m, gemm, inverse, finish, products, mr,
+                      nr, group, panels, depth, block, product_v, product_m, ahead, 0, first,
+                      min(block, tiles - first), ty_count, tx_count, out, add, oh, ow, cout, size,
+                      dh, dw, bias, clamp, slopes, item, work, lanes, start,
+                      min(start + group, panels), patch)  # fmt: skip
 
 
 FUSED, FORWARD, PRODUCT = Job(fused), Job(phase_forward), Job(phase_products)
@@ -270,10 +277,11 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     Fused while the transformed weights stay in the last-level cache and there are blocks enough to
     share; else blocks as tall as pays, of equal size, and groups enough to share.
     """
-    rows = candidates("panels", spec.dtype)
+    dtype = WORKING[spec.dtype]
+    rows = candidates("panels", dtype)
     wide, tall = max(rows, key=lambda k: k.nr), max(rows, key=lambda k: k.mr)
     c, k = spec.w[2:]
-    weights = products * c * k * np.dtype(spec.dtype).itemsize
+    weights = products * c * k * ITEMSIZE[dtype]
     block = max(min(BLOCK_ROWS, tiles // SHARES) // tall.mr, 1) * tall.mr
     if weights <= host.cache_bytes()[1] // 2 and block >= BLOCK_ROWS // 2:
         return "fused", tall, block, max(1, GROUP_COLUMNS // tall.nr)
@@ -287,12 +295,15 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
 class Winograd:
     """A convolution by F(m x m, r x r), planned."""
 
-    def __init__(self, m: int, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None) -> None:
+    def __init__(
+        self, m: int, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None,
+        slopes: np.ndarray | None,
+    ) -> None:  # fmt: skip
         self.algorithm = f"winograd_f{m}"
         _, h, width, c = spec.x
         taps, k, stride = spec.w[0], spec.w[3], spec.stride[0]
-        dtype = spec.dtype
-        item, lanes = np.dtype(dtype).itemsize, LANES[dtype]
+        dtype = WORKING[spec.dtype]
+        item, work, lanes = ITEMSIZE[spec.dtype], ITEMSIZE[dtype], LANES[dtype]
         ty, tx, tiles = tile_counts(spec, m)
         reach = stride * (m - 1) + taps
         products = reach * reach
@@ -300,32 +311,36 @@ class Winograd:
         mr, nr = self.kernel.mr, self.kernel.nr
         panels = -(-k // nr)
         padded = -(-c // lanes) * lanes
-        self.packed = pack_weights(w, m, stride, nr, padded)
+        self.packed = pack_weights(w, m, stride, nr, padded, dtype)
         self._bias = pack.bias(bias, k, 1, nr, dtype)
-        self._clamp = pack.clamp(spec.activation, dtype)
+        finisher = finish.kernel_for(spec)
+        self._clamp = pack.clamp(spec, finisher is not None, dtype)
+        self._slopes = pack.slopes(spec, slopes, dtype)
         size = m // 2 if spec.pool else m
-        product_v = block * padded * item + STAGGER
-        product_m = block * group * nr * item + STAGGER
-        patch = _page(max(products * padded, size * size * group * nr) * item)
+        product_v = block * padded * work + STAGGER
+        product_m = block * group * nr * work + STAGGER
+        patch = _page(max(products * padded, size * size * group * nr) * work)
         m_bytes = _page(patch + 8 * products + product_m * products)
         block_bytes = _page(product_v * products)
         self._private = m_bytes
         self._shared = 0
         find = {"mr": m, "taps": taps, "stride": stride}
         common = {
-            "ty_count": ty, "tx_count": tx, "tiles": tiles, "item": item, "lanes": lanes, "mr": mr,
-            "block": block, "product_v": product_v, "dh": spec.dilation[0], "dw": spec.dilation[1],
+            "ty_count": ty, "tx_count": tx, "tiles": tiles, "item": item, "work": work,
+            "lanes": lanes, "mr": mr, "block": block, "product_v": product_v,
+            "dh": spec.dilation[0], "dw": spec.dilation[1],
         }  # fmt: skip
         source = {
             "h": h, "w": width, "top": spec.pad[0][0], "left": spec.pad[1][0], "step": stride * m,
-            "reach": reach, "forward": kernel("winograd_input", dtype, **find).address,
+            "reach": reach, "forward": kernel("winograd_input", spec.dtype, **find).address,
             "channels": c,
         }  # fmt: skip
         target = {
             "oh": spec.out[1], "ow": spec.out[2], "cout": k, "size": size, "nr": nr,
-            "gemm": self.kernel.address, "product_m": product_m, "patch_bytes": patch,
-            "weights": self.packed.ctypes.data, "bias": self._bias.ctypes.data,
-            "clamp": self._clamp.ctypes.data, "products": products, "group": group,
+            "gemm": self.kernel.address, "finish": finisher.address if finisher else 0,
+            "product_m": product_m, "patch_bytes": patch, "weights": self.packed.ctypes.data,
+            "bias": self._bias.ctypes.data, "clamp": self._clamp.ctypes.data,
+            "slopes": self._slopes.ctypes.data, "products": products, "group": group,
             "panels": panels, "depth": -(-c // UNROLL) * UNROLL,
         }  # fmt: skip
 
@@ -344,27 +359,30 @@ class Winograd:
             self._shared = -(-tiles // block) * block_bytes
         self._steps = steps("winograd_pool" if spec.pool else "winograd_output")
         # Past the caches, where whole vectors are aligned; see `run`.
-        nbytes = math.prod(spec.out) * item
-        stream = nbytes >= STREAM_BYTES and k % lanes == 0 and not spec.pool
+        stream = math.prod(spec.out) * item >= STREAM_BYTES and k % lanes == 0
+        stream = stream and not spec.pool and not finisher
         self._streaming = steps("winograd_stream") if stream else None
 
     def scratch_bytes(self, threads: int) -> int:
         """Scratch memory of a run."""
         return self._private * threads + self._shared
 
-    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """Both arrays C-contiguous, of the plan's shapes and dtype."""
+    def run(
+        self, x: np.ndarray, out: np.ndarray, threads: int, add: np.ndarray | None = None
+    ) -> None:
+        """All arrays C-contiguous, of the plan's shapes and dtype."""
         memory = scratch(self.scratch_bytes(threads))
         aligned = out.ctypes.data % 64 == 0
+        residual = 0 if add is None else add.ctypes.data
         for job, template in self._streaming if self._streaming and aligned else self._steps:
-            job.run(template, x.ctypes.data, out.ctypes.data, memory, threads)
+            job.run(template, x.ctypes.data, out.ctypes.data, memory, threads, residual)
 
 
-def pack_weights(w: np.ndarray, m: int, stride: int, nr: int, depth: int) -> np.ndarray:
+def pack_weights(w: np.ndarray, m: int, stride: int, nr: int, depth: int, dtype: str) -> np.ndarray:
     """w[r, r, c, k] -> U[panel][product][depth][nr]; zeros for channels that do not exist."""
-    u = transform_weights(w, m, stride).astype(w.dtype)
+    u = transform_weights(w, m, stride).astype(dtype)
     products, c, k = u.shape
-    packed = aligned_empty((-(-k // nr), products, depth, nr), w.dtype)
+    packed = aligned_empty((-(-k // nr), products, depth, nr), dtype)
     for t, panel in enumerate(packed):
         valid = min(nr, k - t * nr)
         panel[:, :c, :valid] = u[:, :, t * nr : t * nr + valid]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import api, conv2d, max_pool2d, plan_conv2d, resize2d
+from fastconv import conv2d, convolution, max_pool2d, plan_conv2d, resize2d
 from tests.helpers import integers
 
 X = integers((2, 9, 8, 6), seed=1)
@@ -78,8 +78,10 @@ def test_print_plan_explains_itself():
     text = str(plan_conv2d((1, 64, 64, 32), np.zeros((3, 3, 32, 48), np.float32), padding="same"))
     for part in ("(1, 64, 64, 48)", "winograd_f4", "panels", "GFLOP", "MB"):
         assert part in text
-    text = str(plan_conv2d((1, 64, 64, 32), np.zeros((3, 3, 32, 48), np.float32), stride=2))
-    assert "direct (not winograd_f4: it needs a 3x3 kernel with stride 1" in text
+    text = str(plan_conv2d((1, 64, 64, 32), np.zeros((3, 3, 32, 48), np.float32), stride=3))
+    assert (
+        "direct (not winograd_f4: it has no tile of 4 x 4 for 3x3 kernels of stride (3, 3)" in text
+    )
 
 
 F = np.float32
@@ -99,10 +101,31 @@ BAD = {
     "groups": (lambda: conv2d(X, W, groups=4), ValueError, "groups=4 does not divide"),
     "no groups": (lambda: conv2d(X, W, groups=0), ValueError, "groups must be.*got 0"),
     "activation": (lambda: conv2d(X, W, activation="tanhh"), ValueError, "'tanhh'.*'relu'"),
+    "no parameter": (
+        lambda: conv2d(X, W, activation="relu", alpha=0.1), ValueError, "'relu' has no parameter",
+    ),
+    "bad parameter": (
+        lambda: conv2d(X, W, activation="elu", alpha=np.nan), ValueError, "alpha of 'elu'.*nan",
+    ),
+    "no slopes": (lambda: conv2d(X, W, activation="prelu"), ValueError, "'prelu' needs alpha"),
+    "slopes": (
+        lambda: conv2d(X, W, activation="prelu", alpha=B[:2]), ValueError, "alpha has 2 numbers.*4",
+    ),
+    "residual's shape": (
+        lambda: conv2d(X, W, add=Y), ValueError, r"add of shape \(2, 7, 6, 4\), got \(2, 9, 8, 4\)",
+    ),
+    "no residual": (
+        lambda: plan_conv2d(X.shape, W, add=True)(X), ValueError, "adds a residual: one; give it",
+    ),
+    "a residual": (lambda: plan_conv2d(X.shape, W)(X, Y), ValueError, "none; plan with add=True"),
+    "no channels": (lambda: fastconv.argmax(X[..., :0]), ValueError, "argmax: no channels"),
+    "labels' dtype": (
+        lambda: fastconv.argmax(X, out=np.zeros((2, 9, 8), F)), ValueError, "must be uint8",
+    ),
     "algorithm": (lambda: conv2d(X, W, algorithm="fft"), ValueError, "'fft'.*'winograd_f4'"),
     "cannot serve": (
-        lambda: conv2d(X, W, stride=2, algorithm="winograd_f4"),
-        ValueError, "'winograd_f4' cannot serve.*stride 1.*auto",
+        lambda: conv2d(X, W, stride=3, algorithm="winograd_f4"),
+        ValueError, r"'winograd_f4' cannot serve.*stride \(3, 3\).*auto",
     ),
     "device": (lambda: conv2d(X, W, device="tpu"), ValueError, "unknown device 'tpu'.*'cpu'"),
     "threads": (lambda: conv2d(X, W, num_threads=0), ValueError, "conv2d: the number of threads"),
@@ -139,6 +162,6 @@ def test_bad_input_says_what_is_wrong(name):
 
 
 def test_examples_in_the_docstrings():
-    failures, tried = doctest.testmod(api)
+    failures, tried = doctest.testmod(convolution)
     assert tried > 0
     assert failures == 0

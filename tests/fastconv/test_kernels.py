@@ -10,6 +10,7 @@ import pytest
 from fastconv import bounds, plan_conv2d, reference
 from fastconv.cpu import direct, host, winograd
 from fastconv.cpu.kernels import BUILDERS, KERNELS, candidates
+from fastconv.dtypes import DTYPES
 from tests.helpers import assert_within, integers
 
 RUNNABLE = [k for k in KERNELS if host.has(k.needs)]
@@ -48,7 +49,9 @@ def test_winograd_kernels_stay_within_the_bound(kernel, schedule, monkeypatch):
 
 def test_every_kind_has_a_row_for_every_host_and_dtype():
     for kind in BUILDERS:
-        for dtype in ("float32", "float64"):
+        dtypes = {k.dtype for k in KERNELS if k.kind == kind}
+        assert dtypes in ({"float32", "float64"}, set(DTYPES), {"float16", "bfloat16"}), kind
+        for dtype in dtypes:
             assert any(k.needs == "" for k in KERNELS if (k.kind, k.dtype) == (kind, dtype)), kind
             assert candidates(kind, dtype)
     assert len({k.name for k in KERNELS}) == len(KERNELS)

@@ -7,7 +7,7 @@ import pytest
 
 import fastconv
 from fastconv import bounds, reference
-from fastconv.cpu import plan_windows
+from fastconv.cpu import plan_windows, plan_windows_argmax, windows
 from fastconv.spec import COORDINATES, METHODS, Pool2d, Resize2d
 from tests.helpers import assert_within, integers
 
@@ -114,11 +114,46 @@ def test_resize_stays_within_the_bound(method, coordinates, dtype):
         assert_within(y, reference.resize2d(x, spec), bounds.resize2d(x, spec))
 
 
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("channels", [1, 21, 64])
+def test_strips_of_long_rows_fit_together(kind, channels):
+    x = integers((1, 4, 1030, channels), seed=1)
+    for size, stride, padding in ((2, 2, 0), (3, 2, 1), (5, 1, 2), (1, 3, 0)):
+        pool = getattr(fastconv, f"{kind}_pool2d")
+        y = pool(x, (2, size), stride=(2, stride), padding=((0, 0), (padding, padding)))
+        spec = Pool2d(x.shape, kind, (2, size), (2, stride), ((0, 0), (padding, padding)))
+        assert_within(y, reference.pool2d(x, spec), bounds.pool2d(x, spec))
+
+
+def test_two_pools_are_one_whole_pool():
+    x = integers((2, 61, 67, 21), seed=1)
+    for kind, pool in (("max", fastconv.global_max_pool2d), ("avg", fastconv.global_avg_pool2d)):
+        spec = Pool2d(x.shape, kind, (61, 67), (61, 67))
+        assert isinstance(plan_windows(spec), windows.TwoPools)
+        expected = reference.pool2d(x, spec)[:, 0, 0]
+        assert_within(pool(x), expected, bounds.pool2d(x, spec)[:, 0, 0])
+
+
+@pytest.mark.parametrize("channels", [1, 5, 21, 300])
+def test_resized_labels_are_those_of_the_resized_numbers(channels):
+    x = np.random.default_rng(0).standard_normal((2, 9, 7, channels), np.float32)
+    for size in ((31, 40), (5, 3)):
+        labels = fastconv.resize2d(x, size, argmax=True)
+        assert labels.dtype == (np.uint8 if channels <= 256 else np.int32)
+        expected = np.argmax(fastconv.resize2d(x, size), axis=3)
+        np.testing.assert_array_equal(labels, expected)
+
+
 def test_which_kernels_run():
     spec = Pool2d((1, 4, 4, 1), "max", (2, 2), (2, 2))
-    assert plan_windows(spec).kernel.name == "tap_max_float32_1x1"
-    assert plan_windows(spec, True).kernel.name == "tap_argmax_float32_1x1"
-    assert plan_windows(Resize2d((1, 4, 4, 1), (8, 8))).kernel.name == "tap_sum_float32_1x1"
+    assert plan_windows(spec).kernel.name == "across_max_float32_1x1_taps2"
+    assert plan_windows_argmax(spec).kernel.name == "argmax_window_float32_1x1"
+    odd = Pool2d((1, 9, 9, 1), "max", (5, 5), (2, 2))
+    assert plan_windows(odd).kernel.name == "across_max_float32_1x1"
+    resize = Resize2d((1, 4, 4, 1), (8, 8))
+    assert plan_windows(resize).kernel.name == "across_sum_float32_1x1_taps2"
+    mean = Pool2d((1, 300, 300, 3), "avg", (300, 300), (300, 300))
+    assert isinstance(plan_windows(mean), windows.TwoPools)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)], ids=str)

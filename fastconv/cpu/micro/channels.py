@@ -17,10 +17,12 @@ def each_vector(e: Emitter, count: Any, body: Callable[[Any, Any], None]) -> Non
 
 
 def load(e: Emitter, address: Any, mask: Any) -> Any:
+    """One vector in working precision."""
     return e.load(address) if mask is None else e.load_masked(address, mask)
 
 
 def store(e: Emitter, value: Any, address: Any, mask: Any) -> None:
+    """One vector in working precision."""
     if mask is None:
         e.store(value, address)
     else:

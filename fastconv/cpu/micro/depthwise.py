@@ -12,7 +12,8 @@ def depthwise(
 ) -> None:  # fmt: skip
     """``y[m, c] = clamp(bias[c] + sum_t x[rows[m] + taps[t], c] * w[t, c])``, `mr` pixels a tile.
 
-    Tile i has its `mr` rows and targets, and its tap offsets at address ``tables[i]``.
+    Tile i has its `mr` rows and targets, and its tap offsets at address ``tables[i]``. Kind
+    "depthwise_sums" writes in working precision, for a finishing kernel.
     """
     low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
     stride = e.mul(channels, e.itemsize)
@@ -27,16 +28,19 @@ def depthwise(
         ) -> None:
             start = load(e, e.add(bias, offset), mask)
             acc = [e.variable(start) for _ in range(kernel.mr)]
-            base = [e.add(source, offset) for source in sources]
+            base = [e.add(source, e.stored(offset)) for source in sources]
             weights = e.add(w, offset)
             with e.loop(ntaps) as t:
                 tap = e.load_int(e.add(taps, e.mul(t, 8)))
                 weight = load(e, e.add(weights, e.mul(stride, t)), mask)
                 for m in range(kernel.mr):
-                    x = load(e, e.add(base[m], tap), mask)
+                    x = e.load_stored(e.add(base[m], tap), mask)
                     e.set(acc[m], e.fma(x, weight, e.get(acc[m])))
             for m in range(kernel.mr):
                 value = e.clamp(e.get(acc[m]), low, high)
-                store(e, value, e.add(outputs[m], offset), mask)
+                if kernel.kind == "depthwise_sums":
+                    store(e, value, e.add(outputs[m], offset), mask)
+                else:
+                    e.store_stored(value, e.add(outputs[m], e.stored(offset)), mask)
 
         each_vector(e, channels, body)

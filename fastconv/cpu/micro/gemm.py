@@ -1,8 +1,8 @@
 """Matrix products on register tiles: implicit GEMM for direct convolution, panels for Winograd.
 
-Register tiles are `mr` rows (pixels, or Winograd tiles) by `vectors` vectors (output channels). With
-AVX-512, 6x4, 12x2 and 14x2 reach 99 % of the FMA peak; 7x4 spills. With 16 lanes split over two
-(AVX2) or four (NEON) registers, 6x1 fills 15 of 16 or 29 of 32 and reaches 99 % as well.
+Register tiles are `mr` rows (pixels, or Winograd tiles) by `vectors` vectors (output channels).
+With AVX-512, 6x4, 12x2 and 14x2 reach 99 % of the FMA peak; 7x4 spills. With 16 lanes split over
+two (AVX2) or four (NEON) registers, 6x1 fills 15 of 16 or 29 of 32 and reaches 99 % as well.
 """
 
 from collections.abc import Callable
@@ -33,17 +33,18 @@ def _tile(kernel: Any, e: Emitter) -> list[list[Any]]:
 
 
 def _implicit_gemm(
-    kernel: Any, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any, bias: Any,
-    acc: list[list[Any]], panel: Any,
+    kernel: Any, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any, start: Any,
+    row_step: Any, acc: list[list[Any]], panel: Any,
 ) -> None:  # fmt: skip
-    """Tile of ``bias + sum over segments, k of A[rows[m] + segments[s] + k] * B[s, k, :]``.
+    """Tile of ``start + sum over segments, k of A[rows[m] + segments[s] + k] * B[s, k, :]``.
 
     A convolution is this product with no im2col copy: a segment is a run of inputs that lie side
     by side in memory (a kernel row times all channels), at the same offset from every pixel.
     """
-    for row in acc:
+    for m, row in enumerate(acc):
+        begin = e.add(start, e.mul(row_step, m))
         for v, slot in enumerate(row):
-            e.set(slot, e.load(e.add(bias, v * e.bytes)))
+            e.set(slot, e.load(e.add(begin, v * e.bytes)))
     e.set(panel, b)
     step = kernel.vectors * e.bytes
     main = e.ir.and_(length, e.const(-UNROLL))
@@ -86,15 +87,17 @@ def _store_rows(e: Emitter, tile: list[list[Any]], targets: Any, shift: Any, val
 
 
 def implicit(
-    kernel: Any, e: Emitter, rows: Any, tables: Any, nseg: Any, length: Any, b: Any, bias: Any,
-    clamp: Any, targets: Any, shift: Any, valid: Any, tiles: Any,
+    kernel: Any, e: Emitter, rows: Any, tables: Any, skip: Any, nseg: Any, length: Any, b: Any,
+    start: Any, row_step: Any, tile_step: Any, clamp: Any, targets: Any, shift: Any, valid: Any,
+    tiles: Any,
 ) -> None:  # fmt: skip
-    """Implicit GEMM, bias, clamp and perhaps a 2x2 maximum, for `tiles` register tiles.
+    """Implicit GEMM, clamp and perhaps a 2x2 maximum, for `tiles` register tiles.
 
-    Tile t reads `mr` addresses from `rows` and its segment offsets at address ``tables[t]``, and
-    writes to `mr` addresses from `targets` (a quarter of that with a pool, whose windows are four
-    rows each), all of them `shift` further. One call does all tiles: a first layer has only 27
-    products an output, and calls would cost 5 %.
+    Tile t reads `mr` addresses from `rows` and its segment offsets `skip` bytes behind the address
+    ``tables[t]``, and writes to `mr` addresses from `targets` (a quarter of that with a pool, whose
+    windows are four rows each), all of them `shift` further. Sums begin with the numbers at
+    ``start + t * tile_step + m * row_step``: biases, with steps of 0, or sums of earlier parts. One
+    call does all tiles: a first layer has only 27 products an output, and calls would cost 5 %.
     """
     pool = kernel.kind == "gemm_pool"
     outputs = kernel.mr // 4 if pool else kernel.mr
@@ -102,9 +105,9 @@ def implicit(
     acc = _tile(kernel, e)
     panel = e.variable(b)
     with e.loop(tiles) as t:
-        segments = e.load_int(e.add(tables, e.mul(t, 8)))
-        own_rows = e.add(rows, e.mul(t, 8 * kernel.mr))
-        _implicit_gemm(kernel, e, own_rows, segments, nseg, length, b, bias, acc, panel)
+        segments = e.add(e.load_int(e.add(tables, e.mul(t, 8))), skip)
+        own_rows, begin = e.add(rows, e.mul(t, 8 * kernel.mr)), e.add(start, e.mul(t, tile_step))
+        _implicit_gemm(kernel, e, own_rows, segments, nseg, length, b, begin, row_step, acc, panel)
         sums = [[e.get(slot) for slot in row] for row in acc]
         if pool:
             quads = [sums[m : m + 4] for m in range(0, kernel.mr, 4)]

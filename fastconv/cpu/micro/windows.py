@@ -1,85 +1,179 @@
-"""Pools and resizes: each output pixel combines a few taps of its window."""
+"""Pools and resizes in two steps: input rows are combined to one, then its columns to outputs.
 
+The first step runs over contiguous numbers, whatever the channels; its result, a strip of a row in
+working precision, stays in the L1 cache. Whole vectors are stored past the end of a pixel where
+the next pixel overwrites them anyway: only the last numbers of a row need masks.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from fastconv.cpu.micro.channels import each_vector, load, store
+from fastconv.cpu.micro.channels import each_vector, store
 from fastconv.cpu.simd import Emitter
 
+UNROLLED_ROWS = (1, 2, 3, 4)
 
-# The window kernels share their arguments: taps ``image + rows[i] + columns[j]`` of one output
-# pixel, in bytes; weights and divisors of rows and columns; where values and indices go.
-def tap_max(
-    kernel: Any, e: Emitter, image: Any, rows: Any, nrows: Any, columns: Any, ncolumns: Any,
-    row_weights: Any, column_weights: Any, row_divisor: Any, column_divisor: Any, channels: Any,
-    target: Any, indices: Any,
+
+# ------------------------------------------------------------------------------------ rows to one
+def _down(
+    e: Emitter, rows: Any, nrows: Any, target: Any, count: Any,
+    combine: Callable[[Callable[[int], Any], int], Any], start: Callable[[Any], Any],
+    more: Callable[[Any, Any, Any], Any],
 ) -> None:  # fmt: skip
-    """Largest of the taps; every window has at least one."""
+    """``target[i] = combination over r of rows[r][i]``, `count` numbers; rows is a table."""
 
-    def body(offset: Any, mask: Any) -> None:
-        base = e.add(image, offset)
-        best = e.variable(e.splat(float("-inf")))
-        with e.loop(nrows) as i:
-            row = e.add(base, e.load_int(e.add(rows, e.mul(i, 8))))
-            with e.loop(ncolumns) as j:
-                x = load(e, e.add(row, e.load_int(e.add(columns, e.mul(j, 8)))), mask)
-                e.set(best, e.maximum(x, e.get(best)))
-        store(e, e.get(best), e.add(target, offset), mask)
+    def body(offset: Any, mask: Any, known: int) -> None:
+        def x(r: Any) -> Any:
+            row = e.load_int(e.add(rows, e.mul(e.const(r) if isinstance(r, int) else r, 8)))
+            return e.load_stored(e.add(row, e.stored(offset)), mask)
 
-    each_vector(e, channels, body)
+        if known:
+            value = combine(x, known)
+        else:
+            total = e.variable(start(x(0)))
+            with e.loop(nrows, start=1) as r:
+                e.set(total, more(e.get(total), x(r), r))
+            value = e.get(total)
+        store(e, value, e.add(target, offset), mask)
+
+    done = e.ir.append_basic_block("done")
+    for known in UNROLLED_ROWS:
+        with e.ir.if_then(e.ir.icmp_signed("==", nrows, e.const(known))):
+            each_vector(e, count, partial(body, known=known))
+            e.ir.branch(done)
+    each_vector(e, count, partial(body, known=0))
+    e.ir.branch(done)
+    e.ir.position_at_end(done)
 
 
-def tap_argmax(
-    kernel: Any, e: Emitter, image: Any, rows: Any, nrows: Any, columns: Any, ncolumns: Any,
-    row_weights: Any, column_weights: Any, row_divisor: Any, column_divisor: Any, channels: Any,
-    target: Any, indices: Any,
+def down_sum(
+    kernel: Any, e: Emitter, rows: Any, weights: Any, nrows: Any, target: Any, count: Any
+) -> None:
+    """``target[i] = sum_r weights[r] * rows[r][i]``."""
+
+    def weight(r: Any) -> Any:
+        offset = r * e.itemsize if isinstance(r, int) else e.mul(r, e.itemsize)
+        return e.load_splat(e.add(weights, offset))
+
+    def combine(x: Callable[[int], Any], known: int) -> Any:
+        total = e.ir.fmul(weight(0), x(0))
+        for r in range(1, known):
+            total = e.fma(weight(r), x(r), total)
+        return total
+
+    _down(e, rows, nrows, target, count, combine,
+          start=lambda x: e.ir.fmul(weight(0), x),
+          more=lambda total, x, r: e.fma(weight(r), x, total))  # fmt: skip
+
+
+def down_max(
+    kernel: Any, e: Emitter, rows: Any, weights: Any, nrows: Any, target: Any, count: Any
+) -> None:
+    """``target[i] = max_r rows[r][i]``, NaN if there is one."""
+    _down(e, rows, nrows, target, count,
+          combine=lambda x, known: e.maximum(*(x(r) for r in range(known))),
+          start=lambda x: x, more=lambda total, x, r: e.maximum(x, total))  # fmt: skip
+
+
+# -------------------------------------------------------------------------------- columns to pixels
+def across(
+    kernel: Any, e: Emitter, row: Any, starts: Any, taps: Any, weights: Any, divisors: Any,
+    row_divisor: Any, channels: Any, target: Any, pixels: Any, room: Any,
 ) -> None:  # fmt: skip
-    """As `_tap_max`, and where it is in the image: the first of equals, the first NaN."""
+    """Combine columns of a row for each of `pixels` outputs, side by side at `target`.
+
+    Output j reads ``row + taps[t]`` for t from ``starts[j]`` up to ``starts[j + 1]``, or exactly
+    ``kernel.taps`` of them where that is not 0. "across_max" takes the maximum, "across_sum" the
+    sum weighted by ``weights[t]``, "across_mean" that divided by ``divisors[j] * row_divisor``.
+    `room` counts the numbers from the target to the end of its row.
+    """
+    whole = e.ir.and_(channels, e.const(-e.lanes))
+    rest = e.ir.sub(channels, whole)
+    beginning = e.mask(rest)
+
+    with e.loop(pixels) as j:
+        first = e.load_int(e.add(starts, e.mul(j, 8)))
+        count = e.ir.sub(e.load_int(e.add(starts, e.mul(e.add(j, 1), 8))), first)
+        table, factors = e.add(taps, e.mul(first, 8)), e.add(weights, e.mul(first, e.itemsize))
+        to = e.add(target, e.stored(e.mul(e.mul(j, channels), e.itemsize)))
+        splat = None
+        if kernel.kind == "across_mean":
+            one = e.load_splat(e.add(divisors, e.mul(j, e.itemsize)))
+            splat = e.ir.fmul(one, e.load_splat(row_divisor))
+
+        def value(offset: Any, table: Any = table, factors: Any = factors, count: Any = count,
+                  splat: Any = splat) -> Any:  # fmt: skip
+            def x(t: Any) -> Any:
+                place = e.load_int(e.add(table, t * 8 if isinstance(t, int) else e.mul(t, 8)))
+                return e.load(e.add(e.add(row, place), offset))
+
+            def weight(t: Any) -> Any:
+                offset = t * e.itemsize if isinstance(t, int) else e.mul(t, e.itemsize)
+                return e.load_splat(e.add(factors, offset))
+
+            if kernel.kind == "across_max":
+                if kernel.taps:
+                    return e.maximum(*(x(t) for t in range(kernel.taps)))
+                best = e.variable(x(0))
+                with e.loop(count, start=1) as t:
+                    e.set(best, e.maximum(x(t), e.get(best)))
+                return e.get(best)
+            total = e.ir.fmul(weight(0), x(0))
+            if kernel.taps:
+                for t in range(1, kernel.taps):
+                    total = e.fma(weight(t), x(t), total)
+            else:
+                slot = e.variable(total)
+                with e.loop(count, start=1) as t:
+                    e.set(slot, e.fma(weight(t), x(t), e.get(slot)))
+                total = e.get(slot)
+            return e.ir.fdiv(total, splat) if splat is not None else total
+
+        with e.loop(whole, e.lanes) as c:
+            offset = e.mul(c, e.itemsize)
+            e.store_stored(value(offset), e.add(to, e.stored(offset)))
+        with e.ir.if_then(e.ir.icmp_signed(">", rest, e.const(0))):
+            offset = e.mul(whole, e.itemsize)
+            last, place = value(offset), e.add(to, e.stored(offset))
+            left = e.ir.sub(room, e.add(e.mul(j, channels), whole))
+            fits = e.ir.icmp_signed(">=", left, e.const(e.lanes))
+            with e.ir.if_else(fits) as (inside, at_the_end):
+                with inside:
+                    e.store_stored(last, place)
+                with at_the_end:
+                    e.store_stored(last, place, beginning)
+
+
+# ------------------------------------------------------------------------------ where a maximum is
+def argmax_window(
+    kernel: Any, e: Emitter, image: Any, rows: Any, nrows: Any, columns: Any, ncolumns: Any,
+    channels: Any, target: Any, indices: Any,
+) -> None:  # fmt: skip
+    """Largest tap ``image + rows[i] + columns[j]`` of one pixel, and where it is in the image.
+
+    The first of equals, the first NaN.
+    """
+    stored = e.stored(e.const(e.itemsize))
 
     def body(offset: Any, mask: Any) -> None:
         # Start from the window's first tap, so that an all -inf window has an index too.
-        first = e.add(e.add(e.load_int(rows), e.load_int(columns)), offset)
-        best = e.variable(load(e, e.add(image, first), mask))
-        where = e.variable(e.lane_numbers(e.ir.sdiv(first, e.const(e.itemsize))))
+        first = e.add(e.add(e.load_int(rows), e.load_int(columns)), e.stored(offset))
+        best = e.variable(e.load_stored(e.add(image, first), mask))
+        where = e.variable(e.lane_numbers(e.ir.sdiv(first, stored)))
         with e.loop(nrows) as i:
-            row = e.add(offset, e.load_int(e.add(rows, e.mul(i, 8))))
+            row = e.add(e.stored(offset), e.load_int(e.add(rows, e.mul(i, 8))))
             with e.loop(ncolumns) as j:
                 at = e.add(row, e.load_int(e.add(columns, e.mul(j, 8))))
-                x, old = load(e, e.add(image, at), mask), e.get(best)
+                x, old = e.load_stored(e.add(image, at), mask), e.get(best)
                 nan = e.ir.and_(
                     e.ir.fcmp_unordered("uno", x, x), e.ir.fcmp_ordered("ord", old, old)
                 )
                 wins = e.ir.or_(e.ir.fcmp_ordered(">", x, old), nan)
                 e.set(best, e.ir.select(wins, x, old))
-                here = e.lane_numbers(e.ir.sdiv(at, e.const(e.itemsize)))
-                e.set(where, e.ir.select(wins, here, e.get(where)))
-        store(e, e.get(best), e.add(target, offset), mask)
+                e.set(where, e.ir.select(wins, e.lane_numbers(e.ir.sdiv(at, stored)), e.get(where)))
+        e.store_stored(e.get(best), e.add(target, e.stored(offset)), mask)
         to = e.add(indices, e.mul(offset, 8 // e.itemsize))
         e.store_masked(e.get(where), to, e.mask(e.const(e.lanes)) if mask is None else mask)
-
-    each_vector(e, channels, body)
-
-
-def tap_sum(
-    kernel: Any, e: Emitter, image: Any, rows: Any, nrows: Any, columns: Any, ncolumns: Any,
-    row_weights: Any, column_weights: Any, row_divisor: Any, column_divisor: Any, channels: Any,
-    target: Any, indices: Any,
-) -> None:  # fmt: skip
-    """``sum_i rw[i] * (sum_j cw[j] * tap[i, j]) / (row divisor * column divisor)``."""
-    zero = e.splat(0.0)
-    divisor = e.ir.fmul(e.load_splat(row_divisor), e.load_splat(column_divisor))
-
-    def body(offset: Any, mask: Any) -> None:
-        base = e.add(image, offset)
-        total, line = e.variable(zero), e.variable(zero)
-        with e.loop(nrows) as i:
-            row = e.add(base, e.load_int(e.add(rows, e.mul(i, 8))))
-            e.set(line, zero)
-            with e.loop(ncolumns) as j:
-                x = load(e, e.add(row, e.load_int(e.add(columns, e.mul(j, 8)))), mask)
-                weight = e.load_splat(e.add(column_weights, e.mul(j, e.itemsize)))
-                e.set(line, e.fma(weight, x, e.get(line)))
-            weight = e.load_splat(e.add(row_weights, e.mul(i, e.itemsize)))
-            e.set(total, e.fma(weight, e.get(line), e.get(total)))
-        store(e, e.ir.fdiv(e.get(total), divisor), e.add(target, offset), mask)
 
     each_vector(e, channels, body)

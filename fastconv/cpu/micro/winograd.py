@@ -100,18 +100,18 @@ def forward(
     reach = len(bt)
     whole = kernel.split * e.bytes
     with e.loop(groups) as i:
-        first = e.add(source, e.mul(i, whole))
+        first = e.add(source, e.stored(e.mul(i, whole)))
         ahead = e.add(first, e.mul(pixel, reach + stride * m))
         for x in range(stride * m):
             column = e.add(ahead, e.mul(pixel, x))
             for y in range(reach):
                 e.prefetch(e.add(column, e.mul(line, y)))
         with e.loop(whole, e.bytes) as part:
-            start = e.add(first, part)
+            start = e.add(first, e.stored(part))
             columns = []
             for x in range(reach):
                 at = e.add(start, e.mul(pixel, x))
-                d = [e.load(e.add(at, e.mul(line, y))) for y in range(reach)]
+                d = [e.load_stored(e.add(at, e.mul(line, y))) for y in range(reach)]
                 columns.append(_multiply_rows(e, bt, d))
             to = e.add(e.add(target, e.mul(i, group)), part)
             for y in range(reach):

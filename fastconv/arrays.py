@@ -1,0 +1,83 @@
+"""Arrays as they come from the caller: checked, in native byte order, and where results go."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastconv.memory import aligned_empty
+from fastconv.spec import check_dtype
+
+__all__ = ["as_format", "check_array", "check_vector", "into", "nhwc", "out_view"]
+
+FORMATS = ("NHWC", "NCHW")
+
+
+def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = None) -> np.ndarray:
+    """`x` as an array of a supported dtype in native byte order, or an error."""
+    array = np.asarray(x)
+    if array.ndim != ndim:
+        axes = " (n, h, w, c)" if name == "x" else ""
+        hint = "; add a batch axis with x[None]" if name == "x" and array.ndim == 3 else ""
+        raise ValueError(f"{op}: {name} must have {ndim} axes{axes}, got {array.shape}{hint}")
+    if dtype is None:
+        check_dtype(op, array.dtype.name)
+    elif array.dtype.name != dtype:
+        raise TypeError(
+            f"{op}: {name} is {array.dtype.name} but {dtype} is needed; "
+            f"convert with {name}.astype({dtype!r})"
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def check_vector(x: Any, name: str, op: str, length: int, dtype: str) -> np.ndarray:
+    """`x` as a C-contiguous array of one number for each output channel."""
+    array = np.ascontiguousarray(check_array(x, name, op, ndim=1, dtype=dtype))
+    if len(array) != length:
+        raise ValueError(
+            f"{op}: {name} has {len(array)} numbers but the weights make {length} output channels"
+        )
+    return array
+
+
+def into(
+    out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[np.ndarray],
+    op: str, run: Callable[..., None],
+) -> np.ndarray:  # fmt: skip
+    """Run ``run(*inputs, target)`` on C-contiguous arrays; `target` is `out` where that can be."""
+    if out is not None:
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"{op}: out must be a NumPy array, got {type(out).__name__}")
+        if out.shape != shape or out.dtype != dtype:
+            raise ValueError(
+                f"{op}: out must be {dtype.name} of shape {shape}, got {out.dtype.name} of "
+                f"shape {out.shape}"
+            )
+        if not out.flags.writeable or any(np.may_share_memory(out, x) for x in inputs):
+            raise ValueError(f"{op}: out must be writeable and must not share memory with inputs")
+    target = out if out is not None and out.flags.c_contiguous else aligned_empty(shape, dtype)
+    if target.size:
+        run(*map(np.ascontiguousarray, inputs), target)
+    if out is not None and target is not out:
+        out[...] = target
+    return target if out is None else out
+
+
+def nhwc(x: Any, data_format: str, op: str) -> np.ndarray:
+    """A view of `x` with its axes in (n, h, w, c) order."""
+    if data_format not in FORMATS:
+        raise ValueError(f"{op}: unknown data_format {data_format!r}; use 'NHWC' or 'NCHW'")
+    array = check_array(x, "x", op)
+    return array if data_format == "NHWC" else array.transpose(0, 2, 3, 1)
+
+
+def as_format(y: np.ndarray, data_format: str, out: np.ndarray | None) -> np.ndarray:
+    """An NHWC result in the caller's format."""
+    if data_format == "NHWC" or out is not None:
+        return y if out is None else out
+    return np.ascontiguousarray(y.transpose(0, 3, 1, 2))
+
+
+def out_view(out: Any, data_format: str) -> Any:
+    """An array in the caller's format as an NHWC view."""
+    return out.transpose(0, 2, 3, 1) if data_format == "NCHW" and np.ndim(out) == 4 else out

@@ -1,0 +1,129 @@
+"""Resizing, and what the channels of each pixel give: arrays in, arrays out."""
+
+from typing import Any
+
+import numpy as np
+
+from fastconv import shapes
+from fastconv.arrays import as_format, nhwc, out_view
+from fastconv.plan import backend, run_windows
+from fastconv.spec import ChannelOp, Resize2d
+
+__all__ = ["argmax", "resize2d", "softmax"]
+
+
+def resize2d(
+    x: Any, size: Any, *, method: str = "bilinear", coordinates: str = "half_pixel",
+    argmax: bool = False, data_format: str = "NHWC", device: str = "cpu",
+    num_threads: int | None = None, out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Interpolate images to another height and width, without anti-aliasing.
+
+    Output pixel i lies at ``s = (i + 0.5) * h / oh - 0.5`` ("half_pixel": TensorFlow 2, Keras,
+    PyTorch, Pillow), ``s = i * h / oh`` ("asymmetric": TensorFlow 1) or
+    ``s = i * (h - 1) / (oh - 1)`` ("align_corners").
+
+    Parameters
+    ----------
+    x : (n, h, w, c), any dtype of `conv2d`
+    size : (height, width)
+    method : "bilinear", "nearest" or "bicubic"
+        "nearest" takes pixel ``floor(s + 0.5)``, ``floor(s)`` and ``round(s)`` of the three kinds
+        of coordinates. "bicubic" is Keys's kernel: with "half_pixel" a = -0.5 and weights that add
+        up to one at the border (TensorFlow 2, Pillow), else a = -0.75 and a repeated border
+        (TensorFlow 1, PyTorch).
+    coordinates : "half_pixel", "asymmetric" or "align_corners"
+    argmax : bool
+        Give the largest channel of each pixel, as `argmax` does: the resized numbers, by far the
+        largest tensor of a segmentation network, are never kept.
+    data_format, device, num_threads, out
+        As in `conv2d`.
+
+    Returns
+    -------
+    (n, height, width, c) ndarray, dtype of `x`; with `argmax` labels (n, height, width)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Wrong shape, dtype, method or coordinates, or no pixels.
+    """
+    op = "resize2d"
+    image = nhwc(x, data_format, op)
+    spec = Resize2d(
+        image.shape, shapes.pair(size, "size", op), method, coordinates, image.dtype.name
+    )
+    module = backend(device, op)
+    if argmax:
+        ChannelOp(image.shape, "argmax", image.dtype.name)  # says what is wrong without channels
+        executor, dtype = module.plan_windows(spec, labels=True), module.label_dtype(spec.x[3])
+        return run_windows(executor, image, spec.out[:3], dtype, num_threads, out, op)
+    y = run_windows(module.plan_windows(spec), image, spec.out, image.dtype, num_threads,
+                    out_view(out, data_format), op)  # fmt: skip
+    return as_format(y, data_format, out)
+
+
+def argmax(
+    x: Any, *, data_format: str = "NHWC", device: str = "cpu", num_threads: int | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Channel with the largest number of each pixel: logits to labels.
+
+    Parameters
+    ----------
+    x : (n, h, w, c), any dtype of `conv2d`
+    data_format, device, num_threads
+        As in `conv2d`.
+    out : ndarray (n, h, w) of an integer type, optional
+        Where the labels go.
+
+    Returns
+    -------
+    (n, h, w) ndarray, uint8 (int32 beyond 256 channels)
+        The first of equal channels; a NaN counts as the largest number, as in NumPy.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Wrong shape or dtype, or no channels.
+    """
+    op = "argmax"
+    image = nhwc(x, data_format, op)
+    spec = ChannelOp(image.shape, "argmax", image.dtype.name)
+    module = backend(device, op)
+    dtype = module.label_dtype(spec.x[3])
+    if isinstance(out, np.ndarray) and out.dtype.name in ("int32", "int64"):
+        dtype = out.dtype
+    executor = module.plan_channels(spec, dtype.itemsize)
+    return run_windows(executor, image, spec.out, dtype, num_threads, out, op)
+
+
+def softmax(
+    x: Any, *, data_format: str = "NHWC", device: str = "cpu", num_threads: int | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """``exp(x) / sum(exp(x))`` over the channels of each pixel.
+
+    Parameters
+    ----------
+    x : (n, h, w, c), any dtype of `conv2d`
+    data_format, device, num_threads, out
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray, shape and dtype of `x`
+        All NaN for a pixel with a NaN or plus infinity.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Wrong shape or dtype, or no channels.
+    """
+    op = "softmax"
+    image = nhwc(x, data_format, op)
+    spec = ChannelOp(image.shape, "softmax", image.dtype.name)
+    executor = backend(device, op).plan_channels(spec)
+    y = run_windows(executor, image, spec.out, image.dtype, num_threads,
+                    out_view(out, data_format), op)  # fmt: skip
+    return as_format(y, data_format, out)
