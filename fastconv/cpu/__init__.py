@@ -58,8 +58,9 @@ NAMES = ("auto", *dict.fromkeys(a.name for a in ALGORITHMS))
 
 # Everything but the micro-kernels that is compiled; `fastconv.warmup` reads it.
 NATIVE = (
-    *pool.NATIVE, padding.JOB, direct.JOB, depthwise.JOB, transpose.JOB, windows.JOB,
-    windows.ARGMAX_JOB, channelwise.JOB, winograd.FUSED, winograd.FORWARD, winograd.PRODUCT,
+    *pool.NATIVE, padding.JOB, direct.JOB, depthwise.JOB, depthwise.REPEAT, transpose.JOB,
+    windows.JOB, windows.ARGMAX_JOB, channelwise.JOB, winograd.FUSED, winograd.FORWARD,
+    winograd.PRODUCT,
 )  # fmt: skip
 
 

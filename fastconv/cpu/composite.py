@@ -51,9 +51,11 @@ def pool_comes_after(spec: Conv2d, slopes: np.ndarray | None) -> bool:
     """Whether a fused pool would be wrong.
 
     The kernels take the maximum of sums. A residual comes after that, and an activation that falls
-    somewhere does not give the maximum of its results.
+    somewhere does not give the maximum of its results. Depthwise kernels do not pool at all.
     """
     if not spec.pool:
         return False
+    if spec.groups == spec.x[3] > 1:
+        return True
     least = float(slopes.min(initial=math.inf)) if slopes is not None else spec.alpha or 0.0
     return spec.add or not ACTIVATIONS[spec.activation].increasing or least < 0

@@ -68,8 +68,8 @@ BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
     "winograd_output": (10, winograd.inverse),
     "winograd_stream": (10, winograd.inverse),
     "winograd_pool": (10, winograd.inverse),
-    "depthwise": (9, depthwise.depthwise),
-    "depthwise_sums": (9, depthwise.depthwise),
+    "depthwise": (16, depthwise.depthwise),
+    "depthwise_sums": (16, depthwise.depthwise),
     "widen": (3, finish.widen),
     **{
         f"finish_{name}": (12, finish.finish)
@@ -117,7 +117,12 @@ def _image_rows(dtype: str) -> list[Kernel]:
         for kind, unrolled in (("max", (2, 3)), ("sum", (1, 2, 4)), ("mean", (2, 3)))
         for taps in (*unrolled, 0)
     ]
-    rows += [Kernel(kind, dtype, 4) for kind in ("depthwise", "depthwise_sums")]
+    rows += [
+        Kernel(kind, dtype, mr, needs=needs, split=split, taps=taps, stride=stride)
+        for kind in ("depthwise", "depthwise_sums")
+        for mr, taps, stride in ((8, 3, 1), (8, 3, 2), (8, 5, 1), (8, 5, 2), (4, 0, 1))
+        for needs, split in (("avx512f", 1), ("", 2))
+    ]
     rows += _transforms("input", dtype)
     return rows
 
