@@ -5,14 +5,13 @@ See the docstring of `benchmarks` for what is measured, and ``--help`` for the o
 
 import argparse
 import datetime as dt
-import json
 import math
 import os
 import platform
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib import metadata
@@ -22,22 +21,26 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from benchmarks import check, layers, peers, report, startup
-from benchmarks.layers import Layer
+from benchmarks import check, peak, peers, report, startup, summary, table
+from benchmarks.layers import Layer, LayerClass
 from benchmarks.worker import Worker, WorkerError
 
 RESULTS = Path(__file__).parent / "results"
-FORMAT = 1  # of the JSON file
 
 
 def compare(
-    table: Sequence[Layer], engines: Sequence[str], *, threads: int, rounds: int, seconds: float
-) -> report.Json:
+    classes: Sequence[LayerClass],
+    engines: Sequence[str],
+    *,
+    threads: int,
+    rounds: int,
+    seconds: float,
+) -> summary.Json:
     """Check and time every engine on every layer.
 
     Parameters
     ----------
-    table : sequence of Layer
+    classes : sequence of LayerClass
     engines : sequence of str
         Names in `peers.PEERS`; those that are not installed are noted and left out.
     threads, rounds : int
@@ -49,56 +52,76 @@ def compare(
     dict
         JSON-able; `report.markdown` makes text of it.
     """
-    result: report.Json = {
-        "format": FORMAT,
+    result: summary.Json = {
+        "format": summary.FORMAT,
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "threads": threads,
         "rounds": rounds,
         "seconds": seconds,
         "engines": {},
-        "layers": [],
+        "classes": [],
     }
     with ExitStack() as stack:
+
+        def start(name: str) -> Worker:
+            return stack.enter_context(Worker(name, threads))
+
         workers = {}
         for name in engines:
-            _progress(f"starting {name}")
+            progress(f"starting {name}")
             try:
-                worker = stack.enter_context(Worker(name, threads))
+                workers[name] = start(name)
             except WorkerError as error:
                 result["engines"][name] = {"missing": str(error)}
                 continue
-            workers[name] = worker
             result["engines"][name] = {
-                "version": worker.version,
+                "version": workers[name].version,
                 "kind": peers.PEERS[name],
                 "settings": peers.settings(name),
             }
-        for layer in table:
-            result["layers"].append(_layer(layer, workers, rounds, seconds))
-    _progress("")
+        names = list(workers)
+        for group in classes:
+            entry: dict[str, Any] = {"name": group.name, "what": group.what,
+                                     "mean_direct": group.mean_direct, "layers": []}  # fmt: skip
+            result["classes"].append(entry)
+            for layer in group.layers:
+                goals = group.goals_of(layer)
+                timed = _layer(layer, names, workers, start, rounds, seconds)
+                entry["layers"].append({**timed, "goals": goals and asdict(goals)})
+    progress("")
     return result
 
 
-def _layer(layer: Layer, workers: dict[str, Worker], rounds: int, seconds: float) -> report.Json:
+def _layer(
+    layer: Layer,
+    names: Sequence[str],
+    workers: dict[str, Worker],
+    start: Callable[[str], Worker],
+    rounds: int,
+    seconds: float,
+) -> summary.Json:
+    """One layer on the engines `names`; those without a worker are started again."""
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         expected = Path(folder) / "expected.npy"
-        _progress(f"{layer.name}: float64 answer")
+        progress(f"{layer.name}: float64 answer")
         np.save(expected, check.answer(layer))
-        for name, worker in list(workers.items()):
-            _progress(f"{layer.name}: preparing {name}")
+        for name in names:
+            progress(f"{layer.name}: preparing {name}")
             try:
-                answers = worker.prepare(layer, expected, seconds)
+                if name not in workers:  # its process ended on the last layer
+                    workers[name] = start(name)
+                answers = workers[name].prepare(layer, expected, seconds)
             except WorkerError as error:
                 answers = {"-": str(error)}
-                del workers[name]  # its process is gone; the others go on
+                workers.pop(name, None)
             found[name] = {v: _outcome(name, answer) for v, answer in answers.items()}
     turns = [(n, v) for n, vs in found.items() for v, o in vs.items() if "rounds" in o]
     for i in range(rounds):
-        _progress(f"{layer.name}: round {i + 1} of {rounds}")
-        start = i % max(len(turns), 1)
-        for name, variant in turns[start:] + turns[:start]:
+        progress(f"{layer.name}: round {i + 1} of {rounds}")
+        first = i % max(len(turns), 1)
+        for name, variant in turns[first:] + turns[:first]:
             if name not in workers:
                 continue
             try:
@@ -110,15 +133,16 @@ def _layer(layer: Layer, workers: dict[str, Worker], rounds: int, seconds: float
     return {
         "name": layer.name,
         "what": layer.what,
+        "network": layer.network,
         "x": layer.x,
         "out": layer.out,
-        "gflop": layer.flops / 1e9,
-        "goals": [asdict(goal) for goal in layer.goals],
+        "gflop": 1e-9 * layer.flops,
+        "gbyte": 1e-9 * layer.nbytes,
         "engines": found,
     }
 
 
-def _outcome(engine: str, answer: float | str) -> report.Json:
+def _outcome(engine: str, answer: float | str) -> summary.Json:
     if isinstance(answer, str):
         return {"failed": answer}
     if math.isnan(answer):  # JSON has no NaN
@@ -127,7 +151,7 @@ def _outcome(engine: str, answer: float | str) -> report.Json:
     return {"error": answer, "rounds": []} if answer < limit else {"error": answer}
 
 
-def machine() -> report.Json:
+def machine() -> summary.Json:
     """What the timings depend on."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     return {
@@ -152,60 +176,71 @@ def _cpu() -> str:
     return f"{model} ({binding.get_host_cpu_name()})"
 
 
-def _progress(text: str) -> None:
+def progress(text: str) -> None:
     """One line on standard error that replaces the last one."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def write(result: report.Json, path: Path) -> None:
-    """The JSON file, and the Markdown text beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(report.markdown(result))
+def folder() -> Path:
+    """Where the results of this machine go: ``results/<machine>``."""
+    found = machine()
+    name = f"{found['cpu']} {found['cpus']} cpus".lower()
+    return RESULTS / re.sub(r"[^a-z0-9]+", "-", name)
 
 
-def default_path(result: report.Json) -> Path:
-    """``results/<machine>/threads<n>.json``."""
-    name = f"{result['machine']['cpu']} {result['machine']['cpus']} cpus".lower()
-    return RESULTS / re.sub(r"[^a-z0-9]+", "-", name) / f"threads{result['threads']}.json"
+def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Options of this command that others share; `rounds` by default."""
+    parser.add_argument("--engines", default=",".join(peers.PEERS), help="names: %(default)s")
+    parser.add_argument("--rounds", type=int, default=rounds, help="%(default)s")
+    parser.add_argument("--seconds", type=float, default=0.15, help="of a turn: %(default)s")
+    parser.add_argument("--out", type=Path, help="JSON file; default below benchmarks/results")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Split the names of the engines; ValueError for an option of `add_options` out of range."""
+    options.engines = options.engines.split(",")
+    if unknown := [name for name in options.engines if name not in peers.PEERS]:
+        raise ValueError(f"no engine is named {unknown}; there are {', '.join(peers.PEERS)}")
+    if options.rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {options.rounds}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 1 where fastconv itself gave a wrong answer or none."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("--layers", default="acceptance",
-                        help="acceptance, all, or names: %(default)s")  # fmt: skip
-    parser.add_argument("--engines", default=",".join(peers.PEERS), help="names: %(default)s")
+    parser.add_argument(
+        "--layers",
+        default="acceptance",
+        help="acceptance (all with goals), all, network:NAME, or names of classes and layers: "
+        "%(default)s",
+    )
     parser.add_argument("--threads", type=int, default=fastconv.get_num_threads(),
                         help="of every engine: %(default)s")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=11, help="%(default)s")
-    parser.add_argument("--seconds", type=float, default=0.15, help="of a turn: %(default)s")
-    parser.add_argument("--no-startup", action="store_true", help="leave out start-up times")
-    parser.add_argument("--out", type=Path, help="JSON file; default below benchmarks/results")
+    parser.add_argument("--layers-only", action="store_true",
+                        help="without start-up times and the machine's ceilings")  # fmt: skip
+    add_options(parser, rounds=11)
     options = parser.parse_args(arguments)
-    engines = options.engines.split(",")
     try:
-        table = layers.select(options.layers)
-        if unknown := [name for name in engines if name not in peers.PEERS]:
-            raise ValueError(f"no engine is named {unknown}; there are {', '.join(peers.PEERS)}")
-        if min(options.threads, options.rounds) < 1:
-            raise ValueError("--threads and --rounds must be at least 1")
+        check_options(options)
+        classes = table.select(options.layers)
+        if options.threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {options.threads}")
     except ValueError as error:
         parser.error(str(error))
-    result = compare(
-        table, engines, threads=options.threads, rounds=options.rounds, seconds=options.seconds
-    )
-    if not options.no_startup:
-        _progress("start-up")
+    how = {"threads": options.threads, "rounds": options.rounds, "seconds": options.seconds}
+    result = compare(classes, options.engines, **how)
+    if not options.layers_only:
+        progress("ceilings of the machine")
+        result["peak"] = peak.measure(options.threads)
+        progress("start-up")
         result["startup"] = startup.measure()
-        _progress("")
-    print(report.markdown(result), end="")
-    path = options.out or default_path(result)
-    write(result, path)
-    print(f"\nwritten to {path} and {path.with_suffix('.md').name}", file=sys.stderr)
-    wrong = [layer["name"] for layer in result["layers"] if report.best(layer, peers.OURS) is None]
-    if peers.OURS in engines and wrong:
+        progress("")
+    path = options.out or folder() / f"threads{options.threads}.json"
+    report.publish(result, path)
+    wrong = [layer["name"] for layer in summary.layers(result)
+             if summary.best(layer, peers.OURS) is None]  # fmt: skip
+    if peers.OURS in options.engines and wrong:
         print(f"fastconv gave no right answer on {', '.join(wrong)}", file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,7 @@
-"""The layers that are timed: one table for `compare` and for the pytest suite.
+"""What is timed: layers as chains of `fastconv` specs, in classes that carry the project's goals.
 
-A layer is a chain of `fastconv` specs, so that shapes, padding and flops have one definition.
+Shapes, padding and arithmetic so have one definition, and every engine is told the same thing.
+The rows are in `table`.
 """
 
 import math
@@ -12,21 +13,29 @@ from numpy.typing import NDArray
 
 from fastconv import shapes
 from fastconv.memory import aligned_empty
-from fastconv.spec import Conv2d, ConvTranspose2d
-from fcn import models
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 from fcn.graph import Graph
 
 Array = NDArray[Any]
 Shape = tuple[int, int, int, int]
-Step = Conv2d | ConvTranspose2d
+Filter = Conv2d | ConvTranspose2d
+Step = Filter | Pool2d | Resize2d | ChannelOp
 
 
 @dataclass(frozen=True)
-class Goal:
-    """The fastest of `peers` shall take at least `ratio` times as long as fastconv."""
+class Goals:
+    """How many times as long as fastconv the fastest peer shall take, at least.
 
-    peers: tuple[str, ...]
-    ratio: float
+    Attributes
+    ----------
+    direct : float
+        The fastest of the peers that multiply out every product.
+    all : float
+        The fastest of all peers.
+    """
+
+    direct: float
+    all: float
 
 
 @dataclass(frozen=True)
@@ -39,18 +48,22 @@ class Layer:
         For the command line and the files.
     what : str
         Where such a layer occurs.
-    steps : tuple of Conv2d or ConvTranspose2d
+    steps : tuple of specs
+        Labels, that is an argmax, only at the end.
+    network : str
+        Key of `networks.NETWORKS` where all steps occur; "" if the layer comes from elsewhere.
     graph : Graph, optional
         The same as a network of `fcn`; fastconv then runs it by a `fcn.session.Session`.
-    goals : tuple of Goal
-        What the project promises; a layer with a goal belongs to the acceptance subset.
+    goals : Goals, optional
+        Of this layer, instead of those of its class.
     """
 
     name: str
     what: str
     steps: tuple[Step, ...]
+    network: str = ""
     graph: Graph | None = None
-    goals: tuple[Goal, ...] = ()
+    goals: Goals | None = None
 
     @property
     def x(self) -> Shape:
@@ -58,27 +71,43 @@ class Layer:
         return self.steps[0].x
 
     @property
-    def out(self) -> Shape:
-        """Shape of the result, (n, h, w, k)."""
+    def out(self) -> tuple[int, ...]:
+        """Shape of the result, (n, h, w, k), or (n, h, w) of labels."""
         return self.steps[-1].out
 
     @property
+    def labels(self) -> bool:
+        """Whether the result is the number of a channel for each pixel."""
+        return is_argmax(self.steps[-1])
+
+    @property
     def flops(self) -> int:
-        """Multiplications and additions of the direct algorithm."""
-        return sum(step.flops for step in self.steps)
+        """Multiplications and additions of its convolutions by the direct algorithm."""
+        return sum(step.flops for step in self.steps if isinstance(step, Filter))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that must move: input, weights and result, once and at four bytes a number."""
+        weights = (step.w for step in self.steps if isinstance(step, Filter))
+        return 4 * sum(map(math.prod, (self.x, *weights, self.out)))
 
     def input(self) -> Array:
-        """The input: normal numbers, behind a ReLU unless they stand for the pixels of an image."""
+        """The input: normal numbers, behind a ReLU unless they are pixels or class scores."""
         x = np.random.default_rng(0).standard_normal(self.x, dtype=np.float32)
+        if self.x[3] > 4 and not isinstance(self.steps[0], ChannelOp):
+            np.maximum(x, 0, out=x)
         aligned = aligned_empty(self.x, np.float32)  # what every engine allocates for itself
-        aligned[...] = np.maximum(x, 0) if self.x[3] > 4 else x
+        aligned[...] = x
         return aligned
 
-    def weights(self) -> list[tuple[Array, Array]]:
-        """(weights, bias) of each step, scaled so that activations keep their size."""
+    def weights(self) -> list[tuple[Array, ...]]:
+        """(weights, bias) of each step that has any, scaled so that activations keep their size."""
         rng = np.random.default_rng(1)
-        found = []
+        found: list[tuple[Array, ...]] = []
         for step in self.steps:
+            if not isinstance(step, Filter):
+                found.append(())
+                continue
             fan_in = math.prod(step.w[:3])
             if isinstance(step, ConvTranspose2d):
                 fan_in = step.w[3] * math.prod(step.w[:2]) // math.prod(step.stride)
@@ -89,78 +118,140 @@ class Layer:
         return found
 
 
+@dataclass(frozen=True)
+class LayerClass:
+    """Layers of one kind, of which the project promises the same.
+
+    Attributes
+    ----------
+    name, what : str
+    layers : tuple of Layer
+    goals : Goals, optional
+        Of every layer that has none of its own. None: timed, nothing promised.
+    mean_direct : float, optional
+        Goal of the geometric mean over the layers, beside the fastest direct peer.
+    """
+
+    name: str
+    what: str
+    layers: tuple[Layer, ...]
+    goals: Goals | None = None
+    mean_direct: float | None = None
+
+    def goals_of(self, layer: Layer) -> Goals | None:
+        """What is promised of one of its layers."""
+        return layer.goals or self.goals
+
+
+def is_argmax(step: Step) -> bool:
+    """Whether a step makes labels."""
+    return isinstance(step, ChannelOp) and step.kind == "argmax"
+
+
+def is_depthwise(step: Conv2d) -> bool:
+    """Whether every channel has kernels of its own."""
+    return 1 < step.groups == step.x[3]
+
+
+def is_global(step: Pool2d) -> bool:
+    """Whether a pool has one window, and that is the whole image."""
+    return step.size == step.x[1:3] and step.out[1:3] == (1, 1)
+
+
+def image(size: int, channels: int, n: int = 1) -> Shape:
+    """Shape of square images."""
+    return n, size, size, channels
+
+
 def conv(
     x: Shape,
     filters: int,
     kernel: int = 3,
     *,
+    stride: int = 1,
+    dilation: int = 1,
+    pad: int | None = None,
+    groups: int = 1,
     activation: str | None = "relu",
     pool: bool = False,
-    groups: int = 1,
 ) -> Conv2d:
-    """A convolution as networks have it: "same" padding, bias, ReLU."""
-    h, w = (shapes.same_padding(size, kernel, 1) for size in x[1:3])
+    """A convolution as networks have it: with bias and ReLU; padding "same", or `pad` all round."""
+    taps, steps, rate = (kernel, kernel), (stride, stride), (dilation, dilation)
+    padding = "same" if pad is None else pad
     return Conv2d(
         x,
-        (kernel, kernel, x[3] // groups, filters),
-        pad=(h, w),
+        (*taps, x[3] // groups, filters),
+        stride=steps,
+        pad=shapes.resolve_padding(padding, x[1:3], taps, steps, rate, "conv"),
+        dilation=rate,
         groups=groups,
         activation=activation,
         pool=pool,
     )
 
 
-def transpose(x: Shape, filters: int, factor: int) -> ConvTranspose2d:
-    """Upsampling by a transposed convolution whose kernel is as large as its stride."""
-    return ConvTranspose2d(x, (factor, factor, filters, x[3]), stride=(factor, factor))
+def depthwise(x: Shape, kernel: int = 3, stride: int = 1) -> Conv2d:
+    """A depthwise convolution as in MobileNets: ReLU6, the same padding on all sides."""
+    same = kernel // 2
+    return conv(x, x[3], kernel, stride=stride, pad=same, groups=x[3], activation="relu6")
 
 
-FASTER_3X3 = (Goal(("tensorflow", "torch"), 3.0), Goal(("mnn", "ncnn"), 1.0))
-
-LAYERS = (
-    Layer("3x3_64_64_500", "VGG16 conv1_2", (conv((1, 500, 500, 64), 64),), goals=FASTER_3X3),
-    Layer("3x3_128_128_250", "VGG16 conv2_2", (conv((1, 250, 250, 128), 128),)),
-    Layer("3x3_256_256_125", "VGG16 conv3_2", (conv((1, 125, 125, 256), 256),)),
-    Layer("3x3_512_512_63", "VGG16 conv4_2", (conv((1, 63, 63, 512), 512),)),
-    Layer("3x3_512_512_32", "VGG16 conv5_1", (conv((1, 32, 32, 512), 512),), goals=FASTER_3X3),
-    Layer("3x3_64_128_256", "article's conv2", (conv((1, 256, 256, 64), 128),)),
-    Layer("3x3_64_128_256_pool", "conv2 and pool2", (conv((1, 256, 256, 64), 128, pool=True),)),
-    Layer("3x3_64_128_128_n8", "a batch of 8", (conv((8, 128, 128, 64), 128),)),
-    Layer("3x3_3_64_512", "article's conv1", (conv((1, 512, 512, 3), 64),)),
-    Layer("3x3_3_64_512_pool", "conv1 and pool1", (conv((1, 512, 512, 3), 64, pool=True),)),
-    Layer("t2x2s2_128_21_128", "article's upsampling", (transpose((1, 128, 128, 128), 21, 2),)),
-    Layer("t4x4s4_128_21_128", "to full resolution", (transpose((1, 128, 128, 128), 21, 4),)),
-    Layer("dw3x3_128_128", "depthwise", (conv((1, 128, 128, 128), 128, groups=128),)),
-    Layer("1x1_256_256_128", "pointwise", (conv((1, 128, 128, 256), 256, 1),)),
-    Layer(
-        "article_512",
-        "article's network",
-        (
-            conv((1, 512, 512, 3), 64, pool=True),
-            conv((1, 256, 256, 64), 128, pool=True),
-            transpose((1, 128, 128, 128), 21, 2),
-        ),
-        graph=models.two_conv(21, as_printed=True),
-        goals=(Goal(("tensorflow",), 2.5), Goal(("mnn",), 1.8)),
-    ),
-)
+def transpose(
+    x: Shape, filters: int, kernel: int, stride: int, padding: str | int = "valid"
+) -> ConvTranspose2d:
+    """Upsampling by a transposed convolution, without activation."""
+    taps, steps = (kernel, kernel), (stride, stride)
+    pad, out = shapes.resolve_transpose_padding(padding, x[1:3], taps, steps, (1, 1), "transpose")
+    return ConvTranspose2d(x, (*taps, filters, x[3]), stride=steps, pad=pad, out_hw=out)
 
 
-def select(names: str) -> tuple[Layer, ...]:
-    """Layers by a comma-separated list of names, "acceptance" or "all".
+def pool(x: Shape, kind: Any, size: int, stride: int, pad: int = 0) -> Pool2d:
+    """A "max" or "avg" pool."""
+    return Pool2d(x, kind, (size, size), (stride, stride), ((pad, pad), (pad, pad)))
 
-    Raises
-    ------
-    ValueError
-        For a name that is not in the table.
+
+def global_pool(x: Shape) -> Pool2d:
+    """The mean of every channel."""
+    return Pool2d(x, "avg", x[1:3], x[1:3])
+
+
+def step_name(step: Step) -> str:
+    """A name that tells the steps of the table and of a network apart, such as 3x3_64_64_500.
+
+    Kernel, stride and dilation unless 1, padding unless "same"; channels in and out; size of the
+    input, and the batch unless 1; what is unusual.
     """
-    groups = {"all": LAYERS, "acceptance": tuple(layer for layer in LAYERS if layer.goals)}
-    if names in groups:
-        return groups[names]
-    known = {layer.name: layer for layer in LAYERS}
-    if unknown := [name for name in names.split(",") if name not in known]:
-        raise ValueError(
-            f"no layer is named {', '.join(map(repr, unknown))}; "
-            f"there are all, acceptance, {', '.join(known)}"
-        )
-    return tuple(known[name] for name in names.split(","))
+    n, h, w, c = step.x
+    end = _pair((h, w)) + (f"_n{n}" if n > 1 else "")
+    match step:
+        case Conv2d():
+            kind = "dw" if is_depthwise(step) else f"g{step.groups}_" if step.groups > 1 else ""
+            channels = c if is_depthwise(step) else f"{c}_{step.out[3]}"
+            end += "_pool" if step.pool else ""
+            end += "" if step.activation == "relu" else f"_{step.activation or 'linear'}"
+            return f"{kind}{_window(step, step.w[:2], step.x[1:3])}_{channels}_{end}"
+        case ConvTranspose2d():
+            return f"t{_window(step, step.w[:2], step.out[1:3])}_{c}_{step.out[3]}_{end}"
+        case Pool2d():
+            window = "_global" if is_global(step) else _window(step, step.size, step.x[1:3])
+            return f"{step.kind}{window}_{c}_{end}"
+        case Resize2d():
+            return f"{step.method}_{c}_{end}_to_{_pair(step.size)}"
+        case ChannelOp():
+            return f"{step.kind}_{c}_{end}"
+
+
+def _window(step: Filter | Pool2d, kernel: shapes.Pair, hw: tuple[int, ...]) -> str:
+    """Kernel, stride, dilation and padding; `hw` is the larger of the two images."""
+    text = "x".join(map(str, kernel))
+    for letter, pair in (("s", step.stride), ("d", step.dilation)):
+        text += letter + _pair(pair) if pair != (1, 1) else ""
+    if step.pad != tuple(map(shapes.same_padding, hw, kernel, step.stride, step.dilation)):
+        sides = [end for side in step.pad for end in side]
+        text += "p" + "-".join(map(str, sides if len(set(sides)) > 1 else sides[:1]))
+    return text
+
+
+def _pair(sizes: shapes.Pair) -> str:
+    """One number where both are equal."""
+    return str(sizes[0]) if sizes[0] == sizes[1] else f"{sizes[0]}x{sizes[1]}"

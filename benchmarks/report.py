@@ -1,83 +1,123 @@
-"""Results as text: the Markdown tables of `compare`, made from the JSON alone."""
+"""Results as Markdown, made from the JSON alone: ``python -m benchmarks.report FILE.json...``."""
 
+import argparse
+import json
 import statistics
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
-
-from benchmarks import check, startup
+from benchmarks import check, plots, startup
 from benchmarks.peers import OURS
+from benchmarks.summary import (
+    FORMAT,
+    PEER_KINDS,
+    Json,
+    best,
+    best_own,
+    engines,
+    fastest,
+    geometric_mean,
+    layers,
+    missed,
+    ratios,
+)
 
-Json = dict[str, Any]
-
-
-class Time(NamedTuple):
-    """Median of the rounds in seconds, and half their interquartile range as a share of it."""
-
-    median: float
-    spread: float
-    variant: str
-
-    def __str__(self) -> str:
-        return f"{1e3 * self.median:.3g} +-{100 * self.spread:.0f}%"
-
-
-def best(layer: Json, engine: str) -> Time | None:
-    """The fastest variant of an engine on a layer; None where no variant ran."""
-    found = []
-    for variant, result in layer["engines"].get(engine, {}).items():
-        rounds = [turn["median"] for turn in result.get("rounds", [])]
-        if rounds and "failed" not in result:
-            low, median, high = np.percentile(rounds, [25, 50, 75])
-            found.append(Time(float(median), float((high - low) / 2 / median), variant))
-    return min(found, default=None)
+SLOW = 1.1  # "auto" that takes longer than this times the best algorithm is named
 
 
-def ratio(layer: Json, engines: list[str]) -> float | None:
-    """Time of the fastest of `engines` over ours."""
-    ours, others = best(layer, OURS), [t for e in engines if (t := best(layer, e))]
-    return min(others).median / ours.median if ours and others else None
-
-
-def table(result: Json) -> str:
-    """One row per layer: every engine's time, and the ratios."""
-    kinds = {kind: [n for n, e in result["engines"].items() if e.get("kind") == kind]
-             for kind in ("own", "direct", "winograd")}  # fmt: skip
-    engines = [*kinds["own"], *kinds["direct"], *kinds["winograd"]]
-    head = ["layer", *engines, "direct / ours", "winograd / ours", "error"]
-    lines = [head, ["---"] * len(head)]
-    for layer in result["layers"]:
-        times = [best(layer, engine) for engine in engines]
-        ratios = [ratio(layer, kinds[kind]) for kind in ("direct", "winograd")]
-        own = best(layer, OURS)
-        error = layer["engines"][OURS][own.variant]["error"] if own else None
-        lines.append([
-            f"{layer['name']}, {layer['what']}",
-            *(str(t) if t else "-" for t in times),
-            *(f"{r:.2f}" if r else "-" for r in ratios),
-            f"{error:.1e}" if error is not None else "-",
-        ])  # fmt: skip
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; "" without rows."""
+    lines = [head, ["---"] * len(head), *rows] if rows else []
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def goals(result: Json) -> str:
-    """What the project promises on these layers, and what was reached."""
+    """What the project promises of each class, and what was reached."""
+    rows = []
+    for group in result["classes"]:
+        short = missed(result, group)
+        if short is None:
+            continue
+        row = [group["name"], str(len(group["layers"]))]
+        for goal in PEER_KINDS:
+            found = ratios(result, group, goal).values()
+            row.append(f"{geometric_mean(found):.2f}" if found else "-")
+            row += [f"{min(found):.2f}" if found else "-", _wanted(group, goal)]
+        rows.append([*row, f"NO: {', '.join(short)}" if short else "yes"])
+    columns = [f"{goal} / ours{what}" for goal in PEER_KINDS for what in (", mean", ", least", "")]
+    head = [name if "," in name else "wanted" for name in columns]
+    return table(["class", "layers", *head, "reached"], rows)
+
+
+def _wanted(group: Json, goal: str) -> str:
+    each = sorted({layer["goals"][goal] for layer in group["layers"] if layer["goals"]})
+    text = f"{each[0]} - {each[-1]}" if len(each) > 1 else str(each[0])
+    mean = group["mean_direct"] if goal == "direct" else None
+    return text if mean is None else f"{text}, mean {mean}"
+
+
+def group_table(result: Json, group: Json) -> str:
+    """One row per layer of a class: every engine's time, and the ratios beside their goals."""
+    names = engines(result, "own", "direct", "winograd")
+    found = {goal: ratios(result, group, goal) for goal in PEER_KINDS}
+    rows = []
+    for layer in group["layers"]:
+        row = [f"{layer['name']}, {layer['what']}"]
+        row += [str(t) if (t := best(layer, name)) else "-" for name in names]
+        for goal in PEER_KINDS:
+            value, wanted = found[goal].get(layer["name"]), (layer["goals"] or {}).get(goal)
+            row.append("-" if value is None else f"{value:.2f}")
+            if value is not None and wanted is not None:
+                row[-1] += f" of {wanted}{'' if value >= wanted else ' NO'}"
+        rows.append(row)
+    return table(["layer", *names, *(f"{goal} / ours" for goal in PEER_KINDS)], rows)
+
+
+def own(result: Json) -> str:
+    """How near fastconv comes to the ceilings of the machine, and how well it chose."""
+    peak, rows = result.get("peak"), []
+    for layer in layers(result):
+        time = best(layer, OURS)
+        if time is None:
+            continue
+        row = [layer["name"], f"{1e3 * time.median:.3g}"]
+        for unit, ceiling in (("gflop", "gflops"), ("gbyte", "gbytes")):
+            rate = layer[unit] / time.median
+            row.append(f"{rate:.1f}" if rate else "-")
+            row.append(f"{100 * rate / peak[ceiling]:.0f}%" if rate and peak else "-")
+        other = best_own(layer)
+        row += [other.variant, f"{time.median / other.median:.2f}"] if other else ["-", "-"]
+        rows.append(row)
+    return table(
+        ["fastconv", "ms", "GFLOP/s", "of FMA peak", "GB/s", "of copy", "best own",
+         "auto / best own"],
+        rows,
+    )  # fmt: skip
+
+
+def choices(result: Json) -> str:
+    """Layers on which an algorithm of ours is clearly faster than the one that is chosen."""
     lines = []
-    for layer in result["layers"]:
-        for goal in layer["goals"]:
-            reached = ratio(layer, goal["peers"])
-            if reached is not None:
-                verdict = "yes" if reached >= goal["ratio"] else "NO"
-                peers = " and ".join(goal["peers"])
-                lines.append(
-                    f"| {layer['name']} | fastest of {peers} | {reached:.2f} | {goal['ratio']} "
-                    f"| {verdict} |"
-                )
-    if not lines:
-        return ""
-    return "\n".join(
-        ["| goal | over ours | ratio | wanted | reached |", "|---|---|---|---|---|", *lines]
-    )
+    for layer in layers(result):
+        auto, other = best(layer, OURS), best_own(layer)
+        if auto and other and auto.median > SLOW * other.median:
+            share = f"{auto.median / other.median:.2f}"
+            lines.append(f"* {layer['name']}: auto takes {share} times as long as {other.variant}")
+    return "\n".join(lines)
+
+
+def errors(result: Json) -> str:
+    """The error of what was timed."""
+    names = engines(result, "own", "direct", "winograd")
+    rows = []
+    for layer in layers(result):
+        row = [layer["name"]]
+        for name in names:
+            time = best(layer, name)
+            row.append(f"{layer['engines'][name][time.variant]['error']:.1e}" if time else "-")
+        rows.append(row)
+    return table(["error", *names], rows)
 
 
 def notes(result: Json) -> str:
@@ -88,14 +128,14 @@ def notes(result: Json) -> str:
             lines.append(f"* {name}: left out, {engine['missing']}")
         else:
             lines.append(f"* {name} {engine['version']}: {engine['settings']}")
-    for layer in result["layers"]:
+    for layer in layers(result):
         for name, variants in layer["engines"].items():
             for variant, found in variants.items():
                 where = f"* {layer['name']}, {name} ({variant}):"
                 if "failed" in found:
                     lines.append(f"{where} did not run, {found['failed']}")
                 elif "rounds" not in found:
-                    lines.append(f"{where} not timed, relative error {found['error']:.1e}")
+                    lines.append(f"{where} not timed, error {found['error']:.1e}")
                 else:
                     lines += [f"{where} {odd}" for odd in _oddities(found, result["threads"])]
     return "\n".join(lines)
@@ -104,7 +144,7 @@ def notes(result: Json) -> str:
 def _oddities(found: Json, threads: int) -> list[str]:
     odd = []
     if found["error"] >= check.COARSE:
-        odd.append(f"coarse, relative error {found['error']:.1e}")
+        odd.append(f"coarse, error {found['error']:.1e}")
     cores = statistics.median(turn["cores"] for turn in found["rounds"])
     if cores > 1.1 * threads:
         odd.append(f"used {cores:.1f} threads instead of {threads}")
@@ -113,20 +153,107 @@ def _oddities(found: Json, threads: int) -> list[str]:
     return odd
 
 
+def origin(result: Json, threads: object) -> str:
+    """Machine and date, and what a time is."""
+    machine = result["machine"]
+    return (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {threads} threads; "
+        f"{machine['system']}, Python {machine['python']}, NumPy {machine['numpy']}, "
+        f"Numba {machine['numba']}; {result['date']}, load {machine['load']}. "
+        f"Milliseconds, median of {result['rounds']} interleaved rounds +- half the interquartile "
+        f"range."
+    )
+
+
+def heading(result: Json) -> str:
+    """How to read the tables."""
+    text = (
+        f"{origin(result, result['threads'])} Ratios: time of the fastest engine that multiplies "
+        f"out every product (direct), or of all engines, over ours; above 1 we are faster."
+    )
+    if "peak" in result:
+        text += (
+            f" Ceilings: {result['peak']['gflops']:.0f} GFLOP/s of FMAs, "
+            f"{result['peak']['gbytes']:.1f} GB/s of a copy, read and written."
+        )
+    return text
+
+
 def markdown(result: Json) -> str:
     """The whole report."""
-    machine = result["machine"]
-    head = (
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {result['threads']} threads; "
-        f"{machine['system']}, Python {machine['python']}, NumPy {machine['numpy']}, "
-        f"Numba {machine['numba']}; "
-        f"{result['date']}, load {machine['load']}. Milliseconds, median of {result['rounds']} "
-        f"interleaved rounds +- half the interquartile range; error: our relative L2 error against "
-        f"float64. A ratio above 1 means that we are faster than the fastest engine of that kind."
-    )
-    parts = [head]
-    if result["layers"]:
-        parts += [table(result), goals(result), notes(result)]
+    if "sweep" in result:
+        return sweep(result)
+    parts = [heading(result)]
+    if layers(result):
+        parts.append(goals(result))
+        for group in result["classes"]:
+            parts += [f"## {group['name']}: {group['what']}", group_table(result, group)]
+        parts += [
+            "## fastconv and the machine",
+            "Arithmetic is that of the direct algorithm, so fast algorithms may pass the peak; "
+            "bytes are those of input, weights and result, moved once. The larger of the two "
+            "shares is that of the roofline.",
+            own(result),
+            choices(result),
+            "## Errors",
+            "Relative L2 norm, beside float64; of labels see `benchmarks.check.error`.",
+            errors(result),
+            "## Notes",
+            notes(result),
+        ]
     if "startup" in result:
         parts.append(startup.table(result["startup"]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def sweep(result: Json) -> str:
+    """One row per layer, for each number of threads: our time and that of the fastest peer."""
+    runs, rows = result["sweep"], []
+    for same in zip(*map(layers, runs), strict=True):
+        row = [same[0]["name"]]
+        for run, layer in zip(runs, same, strict=True):
+            ours = best(layer, OURS)
+            other = fastest(layer, engines(run, *PEER_KINDS["all"]))
+            row.append(str(ours) if ours else "-")
+            row.append(f"{other[0]} {other[1]}" if other else "-")
+        rows.append(row)
+    columns = [(f"fastconv, {n}", f"fastest peer, {n}") for n in (run["threads"] for run in runs)]
+    head = ["layer, threads", *(name for pair in columns for name in pair)]
+    parts = [origin(runs[0], " and ".join(str(run["threads"]) for run in runs)), table(head, rows)]
+    for run in runs:
+        parts += [f"## Notes, {run['threads']} threads", notes(run)]
+    return "\n\n".join(parts) + "\n"
+
+
+def render(result: Json, path: Path) -> list[Path]:
+    """Write text and plots beside the JSON file `path`; what was written."""
+    text = path.with_suffix(".md")
+    text.write_text(markdown(result))
+    return [text, *plots.draw(result, path)]
+
+
+def publish(result: Json, path: Path) -> None:
+    """Print the report, and write it with the JSON file and the plots."""
+    print(markdown(result), end="")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    written = [path, *render(result, path)]
+    print(f"\nwritten: {', '.join(map(str, written))}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: make text and plots of JSON files again."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("files", type=Path, nargs="+", help="JSON files of compare or sweep")
+    for path in parser.parse_args(arguments).files:
+        result = json.loads(path.read_text())
+        if result.get("format") != FORMAT:
+            parser.error(
+                f"{path} has format {result.get('format')}, this reads {FORMAT}; measure again"
+            )
+        print(*render(result, path), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ Messages are pickled tuples over the standard input and output of the process, s
 sleeps in a read.
 """
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -88,7 +89,7 @@ class Worker:
         Returns
         -------
         dict
-            Variant -> its relative error, or a text that says why it cannot run.
+            Variant -> its error (`check.error`), or a text that says why it cannot run.
         """
         found: dict[str, Any] = self._ask("prepare", layer, expected, seconds)
         return found
@@ -101,7 +102,8 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()  # it ends when there is nothing more to read
+        with contextlib.suppress(BrokenPipeError):  # it has ended before its last message
+            self._process.stdin.close()  # it ends when there is nothing more to read
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:

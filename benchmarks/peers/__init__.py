@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.layers import Array, Layer
 
-OURS = "fastconv"
+OURS, AUTO = "fastconv", "auto"  # AUTO: its variant that counts, where it chooses by itself
 
 # engine -> kind. "direct" engines multiply out every product; "winograd" ones have fewer to do.
 PEERS = {
@@ -36,7 +36,7 @@ class Program:
     run : function
         One inference and nothing else: this is what is timed.
     read : function
-        Turns what `run` gave into an (n, h, w, k) array; never timed.
+        Turns what `run` gave into an (n, h, w, k) array, or (n, h, w) of labels; never timed.
     alive : tuple
         Objects that the engine refers to without holding them.
     """
@@ -60,7 +60,10 @@ class Engine(Protocol):
         """Import the package and give it `threads` threads."""
 
     def variants(self, layer: Layer) -> dict[str, Callable[[], Program]]:
-        """Ways to run this layer, each with the function that packs, compiles and allocates."""
+        """Ways to run this layer, each with the function that packs, compiles and allocates.
+
+        That function raises NotImplementedError where the engine has no such operation.
+        """
 
 
 def load(name: str, threads: int) -> Engine:

@@ -15,7 +15,7 @@ from benchmarks.peers.onnx_graph import INPUT, OUTPUT, model, to_nchw, to_nhwc
 
 
 class Engine:
-    """Module API, precision "high" (float32), power and memory "high", NC4HW4 in and out."""
+    """Module API, precision "high" (float32), power and memory "high", its own layout."""
 
     def __init__(self, threads: int) -> None:
         mnn = importlib.import_module("MNN")
@@ -49,10 +49,12 @@ class Engine:
                 str(path), [INPUT], [OUTPUT], runtime_manager=manager, shape_mutable=False,
                 rearrange=rearrange,
             )  # fmt: skip
+            layout = self.expr.load_as_dict(str(path))[INPUT].data_format  # NC4HW4, as a rule
         x = to_nchw(layer.input())
         tensor = self.expr.const(x, list(x.shape), self.expr.NCHW)
-        tensor = self.expr.convert(tensor, self.expr.NC4HW4)
-        tensor.read()  # converts now: expressions are lazy
+        if layout != self.expr.NCHW:
+            tensor = self.expr.convert(tensor, layout)
+            tensor.read()  # converts now: expressions are lazy
 
         def read(y: Any) -> Any:
             return to_nhwc(np.array(self.expr.convert(y, self.expr.NCHW).read()))

@@ -1,6 +1,7 @@
 """ncnn: Winograd for 3x3 convolutions."""
 
 import importlib
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.layers import Array, Layer, Step
+from benchmarks.layers import Array, Filter, Layer, Step, is_global
 from benchmarks.peers import Program
 from benchmarks.peers.onnx_graph import to_nchw, to_nhwc
-from fastconv.spec import Conv2d
+from fastconv.shapes import Pad, Pair
+from fastconv.spec import NO_PAD, ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 MAGIC = 7767517  # first line of the text format of networks
 FLOAT32 = np.float32(0).tobytes()  # precedes weights that are stored as they are
@@ -89,35 +91,68 @@ class Engine:
 
 
 def network(layer: Layer) -> tuple[str, bytes]:
-    """The layer in ncnn's formats: text of the network, bytes of its weights."""
-    lines, weights, blob = ["Input x 0 1 x"], b"", "x"
-    for i, (step, (w, bias)) in enumerate(zip(layer.steps, layer.weights(), strict=True)):
-        name, pooled = f"conv{i}", getattr(step, "pool", False)
-        last = i == len(layer.steps) - 1
-        top = "y" if last and not pooled else name
-        lines.append(f"{_operator(step)} {name} 1 1 {blob} {top} {_parameters(step)}")
-        outputs_first = (3, 2, 0, 1) if isinstance(step, Conv2d) else (2, 3, 0, 1)
-        weights += FLOAT32 + w.transpose(outputs_first).tobytes() + bias.tobytes()
-        blob = top
-        if pooled:
-            top = "y" if last else f"pool{i}"
-            lines.append(f"Pooling pool{i} 1 1 {blob} {top} 0=0 1=2 2=2 5=1")  # maximum, valid
-            blob = top
+    """The layer in ncnn's formats: text of the network, bytes of its weights.
+
+    Raises
+    ------
+    NotImplementedError
+        Where ncnn has no such operation.
+    """
+    operators, weights = [], b""
+    for step, arrays in zip(layer.steps, layer.weights(), strict=True):
+        operators += _operators(step)
+        if isinstance(step, Conv2d | ConvTranspose2d):
+            w, bias = arrays
+            outputs_first = (3, 2, 0, 1) if isinstance(step, Conv2d) else (2, 3, 0, 1)
+            weights += FLOAT32 + w.transpose(outputs_first).tobytes() + bias.tobytes()
+    lines = ["Input x 0 1 x"]
+    for i, (kind, parameters) in enumerate(operators):
+        blobs = "x" if i == 0 else f"t{i}", "y" if i == len(operators) - 1 else f"t{i + 1}"
+        values = " ".join(f"{key}={value}" for key, value in parameters.items())
+        lines.append(f"{kind} layer{i} 1 1 {' '.join(blobs)} {values}")
     text = "\n".join([str(MAGIC), f"{len(lines)} {len(lines)}", *lines, ""])
     return text, weights
 
 
-def _operator(step: Step) -> str:
-    if not isinstance(step, Conv2d):
-        return "Deconvolution"
-    return "ConvolutionDepthWise" if step.groups > 1 else "Convolution"
+def _operators(step: Step) -> list[tuple[str, dict[int, Any]]]:
+    """Name and numbered parameters of the ncnn layers that make up a step."""
+    match step:
+        case Conv2d() | ConvTranspose2d():
+            kind = "Convolution" if isinstance(step, Conv2d) else "Deconvolution"
+            kind += "DepthWise" if step.groups > 1 else ""
+            pool = [("Pooling", _window(0, (2, 2), (2, 2), NO_PAD))]
+            return [(kind, _filter(step)), *(pool if getattr(step, "pool", False) else [])]
+        case Pool2d() if is_global(step):
+            return [("Pooling", {0: int(step.kind == "avg"), 4: 1})]
+        case Pool2d():
+            mean = int(step.kind == "avg")
+            return [("Pooling", _window(mean, step.size, step.stride, step.pad))]
+        case Resize2d():
+            return [("Interp", {0: 2, 3: step.size[0], 4: step.size[1]})]  # 2: bilinear
+        case ChannelOp() if step.kind == "softmax":
+            return [("Softmax", {0: 0, 1: 1})]
+        case ChannelOp():
+            raise NotImplementedError("its ArgMax looks at all pixels together")
 
 
-def _parameters(step: Step) -> str:
+def _window(mean: int, size: Pair, stride: Pair, pad: Pad) -> dict[int, Any]:
+    """Parameters of a pool, 0: maximum or 1: mean; 5=1: no other padding than this."""
+    (top, bottom), (left, right) = pad
+    return {0: mean, 1: size[1], 11: size[0], 2: stride[1], 12: stride[0],
+            3: left, 14: right, 13: top, 15: bottom, 5: 1}  # fmt: skip
+
+
+def _filter(step: Filter) -> dict[int, Any]:
     (top, bottom), (left, right) = step.pad
-    values = {
+    values: dict[int, Any] = {
         0: step.out[3], 1: step.w[1], 11: step.w[0], 2: step.dilation[1], 12: step.dilation[0],
-        3: step.stride[1], 13: step.stride[0], 4: left, 15: right, 14: top, 16: bottom,
-        5: 1, 6: int(np.prod(step.w)), 7: step.groups, 9: int(step.activation == "relu"),
+        3: step.stride[1], 13: step.stride[0], 4: left, 14: top,
+        15: max(right, 0), 16: max(bottom, 0), 5: 1, 6: math.prod(step.w), 7: step.groups,
     }  # fmt: skip
-    return " ".join(f"{key}={value}" for key, value in values.items())
+    if isinstance(step, ConvTranspose2d):
+        values |= {18: max(-right, 0), 19: max(-bottom, 0)}  # past the end of the full result
+    if step.activation == "relu":
+        values[9] = 1
+    elif step.activation == "relu6":
+        values |= {9: 3, -23310: "2,0.0,6.0"}  # a clip, and the array of its two limits
+    return values

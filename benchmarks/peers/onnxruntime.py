@@ -32,10 +32,11 @@ class Engine:
         session = self.ort.InferenceSession(
             model(layer), options, providers=["CPUExecutionProvider"]
         )
-        x, y = to_nchw(layer.input()), np.empty(nchw(layer.out), np.float32)
+        number = np.int64 if layer.labels else np.float32
+        x, y = to_nchw(layer.input()), np.empty(nchw(layer.out), number)
         binding = session.io_binding()
         binding.bind_input(INPUT, "cpu", 0, np.float32, x.shape, x.ctypes.data)
-        binding.bind_output(OUTPUT, "cpu", 0, np.float32, y.shape, y.ctypes.data)
+        binding.bind_output(OUTPUT, "cpu", 0, number, y.shape, y.ctypes.data)
 
         return Program(
             lambda: session.run_with_iobinding(binding),

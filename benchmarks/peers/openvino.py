@@ -34,14 +34,16 @@ class Engine:
         network, x = self.core.read_model(model(layer)), layer.input()
         if variant == "nhwc":
             preprocess = self.ov.preprocess.PrePostProcessor(network)
-            for end in (preprocess.input(), preprocess.output()):
+            ends = (preprocess.input(), *([] if layer.labels else [preprocess.output()]))
+            for end in ends:
                 end.tensor().set_layout(self.ov.Layout("NHWC"))
                 end.model().set_layout(self.ov.Layout("NCHW"))
             network = preprocess.build()
         else:
             x = to_nchw(x)
         compiled = self.core.compile_model(network, "CPU", self.config)
-        y = np.empty(tuple(compiled.output().shape), np.float32)
+        result = compiled.output()
+        y = np.empty(tuple(result.shape), result.element_type.to_dtype())
         request = compiled.create_infer_request()
         request.set_input_tensor(self.ov.Tensor(x, shared_memory=True))
         request.set_output_tensor(self.ov.Tensor(y, shared_memory=True))

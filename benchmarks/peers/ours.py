@@ -4,63 +4,91 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 import fastconv
-from benchmarks.layers import Array, Layer, Step
-from benchmarks.peers import Program
-from fastconv.spec import Conv2d
+from benchmarks.layers import Array, Layer, Step, is_global
+from benchmarks.peers import AUTO, Program
+from fastconv import cpu
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 from fcn.graph import Model
 from fcn.session import Session
 
 
 class Engine:
-    """Plans with `out=`; a whole network by fcn.session.Session."""
+    """Plans and functions with `out=`; a whole network by fcn.session.Session."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.version = fastconv.__version__
 
     def variants(self, layer: Layer) -> dict[str, Callable[[], Program]]:
-        return {"auto": partial(self._build, layer)}
+        return {name: partial(self._build, layer, name) for name in algorithms(layer)}
 
-    def _build(self, layer: Layer) -> Program:
+    def _build(self, layer: Layer, algorithm: str) -> Program:
         x = layer.input()
         if layer.graph is not None:
             session = Session(network(layer), self.threads)
             return Program(lambda: session.run(x))
-        plans = plan(layer, self.threads)
-        outs = [p(np.zeros(p.spec.x, np.float32)) for p in plans]  # where the engine puts results
+        steps = calls(layer, self.threads, algorithm)
+        outs, y = [], x
+        for call in steps:
+            y = call(y)
+            outs.append(y)  # where the engine puts results from now on
 
         def run() -> Array:
             y = x
-            for p, out in zip(plans, outs, strict=True):
-                y = p(y, out=out)
+            for call, out in zip(steps, outs, strict=True):
+                y = call(y, out=out)
             return y
 
-        return Program(run)
+        return Program(run, lambda y: y.reshape(layer.out))
 
 
-def plan(layer: Layer, threads: int) -> list[fastconv.Plan]:
-    """The plan of each step."""
+def algorithms(layer: Layer) -> list[str]:
+    """Names by which a layer can run: "auto", and for one convolution all that can serve it."""
+    step = layer.steps[0]
+    if len(layer.steps) > 1 or not isinstance(step, Conv2d):
+        return [AUTO]
+    able = {row.name for row in cpu.ALGORITHMS if not row.supports(step)}
+    return [name for name in cpu.NAMES if name == AUTO or name in able]
+
+
+def calls(layer: Layer, threads: int, algorithm: str = AUTO) -> list[Callable[..., Array]]:
+    """Each step as a function of ``(x, out=None)``; a `fastconv.Plan` where weights are packed."""
     return [
-        _plan(step, w, bias, threads)
-        for step, (w, bias) in zip(layer.steps, layer.weights(), strict=True)
+        _call(step, arrays, algorithm, threads)
+        for step, arrays in zip(layer.steps, layer.weights(), strict=True)
     ]
 
 
-def _plan(step: Step, w: Array, bias: Array, threads: int) -> fastconv.Plan:
-    options: dict[str, Any] = {
-        "stride": step.stride,
-        "padding": step.pad,
-        "dilation": step.dilation,
-        "groups": step.groups,
-        "activation": step.activation,
-        "num_threads": threads,
-    }
-    if isinstance(step, Conv2d):
-        return fastconv.plan_conv2d(step.x, w, bias, pool=step.pool, **options)
-    return fastconv.plan_conv2d_transpose(step.x, w, bias, **options)
+def _call(
+    step: Step, arrays: tuple[Array, ...], algorithm: str, threads: int
+) -> Callable[..., Array]:
+    match step:
+        case Conv2d():
+            return fastconv.plan_conv2d(
+                step.x, *arrays, stride=step.stride, padding=step.pad, dilation=step.dilation,
+                groups=step.groups, activation=step.activation, pool=step.pool,
+                algorithm=algorithm, num_threads=threads,
+            )  # fmt: skip
+        case ConvTranspose2d():
+            crop = [(before, max(after, 0)) for before, after in step.pad]
+            return fastconv.plan_conv2d_transpose(
+                step.x, *arrays, stride=step.stride, padding=crop, output_shape=step.out_hw,
+                dilation=step.dilation, groups=step.groups, activation=step.activation,
+                num_threads=threads,
+            )  # fmt: skip
+        case Pool2d() if is_global(step):
+            whole: Any = getattr(fastconv, f"global_{step.op}")
+            return lambda x, out=None: whole(x, num_threads=threads)  # noqa: ARG005
+        case Pool2d():
+            return partial(
+                getattr(fastconv, step.op), size=step.size, stride=step.stride, padding=step.pad,
+                num_threads=threads,
+            )  # fmt: skip
+        case Resize2d():
+            return partial(fastconv.resize2d, size=step.size, num_threads=threads)
+        case ChannelOp():
+            return partial(getattr(fastconv, step.kind), num_threads=threads)
 
 
 def network(layer: Layer) -> Model:

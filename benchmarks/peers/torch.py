@@ -1,15 +1,17 @@
 """PyTorch: three ways to run a network on its CPU kernels (oneDNN)."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.layers import Array, Layer, Step
+from benchmarks.layers import Array, Filter, Layer, Step, is_argmax, is_global
 from benchmarks.peers import Program
-from fastconv.spec import Conv2d
+from benchmarks.peers.onnx_graph import to_nhwc
+from fastconv.shapes import Pad
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 
 class Engine:
@@ -27,7 +29,7 @@ class Engine:
     def _build(self, layer: Layer, variant: str) -> Program:
         torch = self.torch
         steps = zip(layer.steps, layer.weights(), strict=True)
-        modules = [m for step, (w, bias) in steps for m in self._step(step, w, bias)]
+        modules = [m for step, arrays in steps for m in self._modules(step, *arrays)]
         network = torch.nn.Sequential(*modules).eval()
         layout = torch.channels_last if variant == "channels_last" else torch.contiguous_format
         x = torch.from_numpy(layer.input()).permute(0, 3, 1, 2).contiguous(memory_format=layout)
@@ -41,19 +43,63 @@ class Engine:
             with torch.inference_mode():
                 return network(x)
 
-        return Program(run, lambda y: np.asarray(y.to_dense().permute(0, 2, 3, 1)))
+        return Program(run, lambda y: to_nhwc(np.asarray(y.to_dense())))
 
-    def _step(self, step: Step, w: Array, bias: Array) -> list[Any]:
+    def _modules(self, step: Step, *arrays: Array) -> Iterator[Any]:
+        nn = self.torch.nn
+        match step:
+            case Conv2d() | ConvTranspose2d():
+                yield from self._filter(step, *arrays)
+            case Pool2d() if is_global(step):
+                yield nn.AdaptiveMaxPool2d(1) if step.kind == "max" else nn.AdaptiveAvgPool2d(1)
+            case Pool2d():
+                # A last window that reaches past the image is how PyTorch says "pad the end".
+                before, uneven = _before(step.pad), any(a != b for a, b in step.pad)
+                window = step.size, step.stride, before
+                if step.kind == "max":
+                    yield nn.MaxPool2d(*window, ceil_mode=uneven)
+                else:
+                    yield nn.AvgPool2d(*window, ceil_mode=uneven, count_include_pad=False)
+            case Resize2d():
+                yield nn.Upsample(size=step.size, mode="bilinear")
+            case ChannelOp() if is_argmax(step):
+                yield self._module(lambda x: x.argmax(1))
+            case ChannelOp():
+                yield nn.Softmax(1)
+
+    def _filter(self, step: Filter, w: Array, bias: Array) -> Iterator[Any]:
         nn, torch = self.torch.nn, self.torch
-        (top, bottom), (left, right) = step.pad
-        assert (top, left) == (bottom, right), f"PyTorch pads both sides alike, not {step.pad}"
-        sizes = step.w[:2], step.stride, (top, left)
+        before, uneven = _before(step.pad), any(a != b for a, b in step.pad)
+        _, rows, cols, filters = step.out
         if isinstance(step, Conv2d):
-            module = nn.Conv2d(step.x[3], step.w[3], *sizes, step.dilation, step.groups)
+            if uneven:  # its convolutions pad both ends alike
+                (top, bottom), (left, right) = step.pad
+                yield nn.ZeroPad2d((left, right, top, bottom))
+                before = 0, 0
+            module = nn.Conv2d(step.x[3], filters, step.w[:2], step.stride, before,
+                               step.dilation, step.groups)  # fmt: skip
         else:
-            module = nn.ConvTranspose2d(step.x[3], step.w[2], *sizes)
+            past = [max(a - b, 0) for a, b in step.pad]
+            module = nn.ConvTranspose2d(step.x[3], filters, step.w[:2], step.stride, before, past,
+                                        step.groups, dilation=step.dilation)  # fmt: skip
         with torch.no_grad():
             module.weight.copy_(torch.from_numpy(w.transpose(3, 2, 0, 1)))
             module.bias.copy_(torch.from_numpy(bias))
-        activation = [nn.ReLU()] if step.activation == "relu" else []
-        return [module, *activation, *([nn.MaxPool2d(2)] if getattr(step, "pool", False) else [])]
+        yield module
+        if isinstance(step, ConvTranspose2d) and any(a < b for a, b in step.pad):
+            yield self._module(lambda x: x[:, :, :rows, :cols])  # a view
+        if step.activation is not None:
+            yield {"relu": nn.ReLU, "relu6": nn.ReLU6}[step.activation]()
+        if getattr(step, "pool", False):
+            yield nn.MaxPool2d(2)
+
+    def _module(self, function: Callable[[Any], Any]) -> Any:
+        class Function(self.torch.nn.Module):  # type: ignore[misc, name-defined]
+            def forward(self, x: Any) -> Any:
+                return function(x)
+
+        return Function()
+
+
+def _before(pad: Pad) -> tuple[int, int]:
+    return pad[0][0], pad[1][0]
