@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.layers import Array, Layer, Step, is_argmax
-from fastconv.spec import ACTIVATIONS, ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 # Relative errors. Sums in float32 give 1e-7 to 1e-6, Winograd F(4x4) 2e-6, and MNN's own choice of
 # larger tiles 3e-4: that is coarse but no wrong answer, so its speed counts.
 COARSE = 1e-4  # from here on ours is wrong, and others are timed with a remark
 WRONG = 1e-3  # from here on nobody is timed
+
+CLAMPS: dict[str | None, tuple[float | None, float | None]] = {
+    None: (None, None),
+    "relu": (0, None),
+    "relu6": (0, 6),
+}
 
 
 def answer(layer: Layer) -> Array:
@@ -65,7 +71,8 @@ def _step(step: Step, x: Array, *arrays: Array) -> Array:
         case Conv2d() | ConvTranspose2d():
             w, bias = arrays
             y = _conv(x, w, step) if isinstance(step, Conv2d) else _transpose(x, w, step)
-            y = np.clip(y + bias, *ACTIVATIONS[step.activation])
+            low, high = CLAMPS[step.activation]
+            y = np.clip(y + bias, low, high)
             if getattr(step, "pool", False):
                 n, h, v, k = step.out
                 y = y[:, : 2 * h, : 2 * v].reshape(n, h, 2, v, 2, k).max((2, 4))

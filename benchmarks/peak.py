@@ -49,10 +49,10 @@ def _copy(e: Emitter, source: Any, target: Any) -> None:
             e.store(e.load(e.add(source, at)), e.add(target, at), streaming=True)
 
 
-_emit_fma, _emit_copy = emitting(_fma, "float32"), emitting(_copy, "float32")
+_emit_fma, _emit_copy = (emitting(build, "float32", LANES["float32"]) for build in (_fma, _copy))
 
 
-def _multiply_add(thread, counter, x, out, scratch, tasks):  # noqa: ARG001
+def _multiply_add(thread, counter, x, out, scratch, add, tasks):  # noqa: ARG001
     """Driver: every task has a result of its own."""
     while True:
         task = atomic_add(counter, 1)
@@ -61,7 +61,7 @@ def _multiply_add(thread, counter, x, out, scratch, tasks):  # noqa: ARG001
         _emit_fma((x, out + task * SUMS * VECTOR))
 
 
-def _move(thread, counter, x, out, scratch, tasks):  # noqa: ARG001
+def _move(thread, counter, x, out, scratch, add, tasks):  # noqa: ARG001
     """Driver: a task is a chunk."""
     while True:
         task = atomic_add(counter, 1)

@@ -105,7 +105,7 @@ def _draw_speedups(figure: Any, result: Json) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("time / fastconv's time")
-    axes.legend()
+    _legend(axes)
 
 
 def _draw_roofline(figure: Any, result: Json) -> None:
@@ -118,7 +118,7 @@ def _draw_roofline(figure: Any, result: Json) -> None:
         axes.plot(x, [min(peak["gflops"], v * peak["gbytes"]) for v in x], label="roofline")
     axes.set(xscale="log", yscale="log", xlabel="operations per byte",
              ylabel="GFLOP/s as a direct convolution")  # fmt: skip
-    axes.legend()
+    _legend(axes)
 
 
 def _draw_sizes(figure: Any, result: Json) -> None:
@@ -136,4 +136,9 @@ def _draw_curves(figure: Any, result: Json, against: str, label: str) -> None:
         line = "-" if one.name.startswith(OURS) else "--"
         axes.errorbar(one.x, one.y, ends, linestyle=line, marker=".", label=one.name)
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ms")
-    axes.legend(fontsize="small")
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:  # without peers there may be nothing to name
+        axes.legend(fontsize="small")
