@@ -103,9 +103,9 @@ def _draw_speedups(figure: Any, result: Json) -> None:
         axes.barh(at, [y - 1 for y in one.y], height, left=1, xerr=ends, label=one.name)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xscale("log")
     axes.set_xlabel("time / fastconv's time")
-    _legend(axes)
+    if _legend(axes):
+        axes.set_xscale("log")
 
 
 def _draw_roofline(figure: Any, result: Json) -> None:
@@ -116,9 +116,8 @@ def _draw_roofline(figure: Any, result: Json) -> None:
         ridge = peak["gflops"] / peak["gbytes"]
         x = [0.01 * ridge, ridge, 100 * ridge]
         axes.plot(x, [min(peak["gflops"], v * peak["gbytes"]) for v in x], label="roofline")
-    axes.set(xscale="log", yscale="log", xlabel="operations per byte",
-             ylabel="GFLOP/s as a direct convolution")  # fmt: skip
-    _legend(axes)
+    axes.set(xlabel="operations per byte", ylabel="GFLOP/s as a direct convolution")
+    _finish(axes)
 
 
 def _draw_sizes(figure: Any, result: Json) -> None:
@@ -135,10 +134,19 @@ def _draw_curves(figure: Any, result: Json, against: str, label: str) -> None:
         ends = [y * spread for y, spread in zip(one.y, one.spread, strict=True)]
         line = "-" if one.name.startswith(OURS) else "--"
         axes.errorbar(one.x, one.y, ends, linestyle=line, marker=".", label=one.name)
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ms")
-    _legend(axes)
+    axes.set(xlabel=label, ylabel="ms")
+    _finish(axes)
 
 
-def _legend(axes: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:  # without peers there may be nothing to name
+def _legend(axes: Any) -> bool:
+    """Name what is drawn; False where there is nothing, without peers or after failures."""
+    drawn = bool(axes.get_legend_handles_labels()[0]) and bool(axes.dataLim.width >= 0)
+    if drawn:
         axes.legend(fontsize="small")
+    return drawn
+
+
+def _finish(axes: Any) -> None:
+    """Logarithmic axes, which must not be empty, and a legend."""
+    if _legend(axes):
+        axes.set(xscale="log", yscale="log")
