@@ -67,7 +67,7 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
         stop = min(start + group_panels, panels)
         count = min(per_task, tiles - first)
         last = min(count * outputs, pixels - first * outputs)  # pixels of the task
-        shifted = start * nr if groups == 1 else 0  # its first channel
+        shifted = min(start * nr, max(kout - nr, 0)) if groups == 1 else 0  # its first channel
         for i in range(count * outputs):
             p = min(i, last - 1)
             if finish:
@@ -85,20 +85,23 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
                 some = min(part, nseg - s)
                 for panel in range(start, stop):
                     b = weights + (g * panels + panel) * panel_bytes + s * length * nr * work
-                    begin = bias + (g * panels + panel) * nr * work
+                    column = min(panel * nr, max(kout - nr, 0))
+                    begin = bias + (g * max(kout, nr) + column) * work
                     row_step, tile_step = 0, 0
                     if s > 0:
                         begin = sums + (panel - start) * panel_sums
                         row_step, tile_step = nr * work, mr * nr * work
-                    to, limits, valid = targets, clamp, min(nr, kout - panel * nr)
-                    shift = (g * kout + panel * nr - shifted) * work
+                    to, limits, valid = targets, clamp, min(nr, kout)
+                    shift = (g * kout + column - shifted) * work
                     if s + some < nseg:
                         to, limits, valid = inner, endless, nr
                         shift = (panel - start) * panel_sums
                     call(kernel, (rows, tables, s * 8, some, length, b, begin, row_step, tile_step,
                                   limits, to, shift, valid, count))  # fmt: skip
         if finish:
-            width = min(columns, cout - shifted)
+            width = columns
+            if groups == 1:
+                width = min((stop - 1) * nr, max(kout - nr, 0)) + min(nr, kout) - shifted
             to = out + (first * outputs * cout + shifted) * item
             call(finish, (stage, columns * work, 0, to, add, cout * item, 0, last, 1, width,
                           clamp + 2 * work, slopes + shifted * work))  # fmt: skip

@@ -1,7 +1,8 @@
-"""Layouts that the kernels read: weights in panels, padded biases, segment offsets. Pure functions.
+"""Layouts that the kernels read: weights in panels, biases, segment offsets. Pure functions.
 
-All results start on a cache line and are zero where they are padded, so kernels have no tail in
-the output channels until they store.
+All results start on a cache line. The last panel of an odd number of columns ends where they end,
+and so repeats some of the panel before: that costs what zeros would, and kernels store whole vectors.
+Only fewer columns than a panel holds are padded with zeros.
 """
 
 import numpy as np
@@ -17,24 +18,33 @@ def panels(matrix: np.ndarray, groups: int, nr: int) -> np.ndarray:
 
     ::
 
-        k:  0 1 2 3 | 4 5 . .      nr = 4; '.' are zeros
+        k:  0 1 2 3 | 2 3 4 5      nr = 4, k = 6
+        k:  0 1 . .                nr = 4, k = 2; '.' are zeros
     """
     depth, columns = matrix.shape
     k = columns // groups
-    count = -(-k // nr)
-    packed = aligned_empty((groups, count, depth, nr), matrix.dtype)
+    packed = aligned_empty((groups, -(-k // nr), depth, nr), matrix.dtype)
     by_group = matrix.reshape(depth, groups, k)
-    for t in range(count):
-        valid = min(nr, k - t * nr)
-        packed[:, t, :, :valid] = by_group[:, :, t * nr : t * nr + valid].transpose(1, 0, 2)
-        packed[:, t, :, valid:] = 0
+    packed[:, :, :, k:] = 0
+    for t in range(packed.shape[1]):
+        first = first_column(t, k, nr)
+        packed[:, t, :, :k] = by_group[:, :, first : first + nr].transpose(1, 0, 2)
     return packed
 
 
+def first_column(panel: int, columns: int, nr: int) -> int:
+    """Where a panel begins."""
+    return min(panel * nr, max(columns - nr, 0))
+
+
 def bias(values: np.ndarray | None, columns: int, groups: int, nr: int, dtype: str) -> np.ndarray:
-    """values[groups * k] -> packed[groups, ceil(k / nr), nr]; zeros without a bias."""
-    row = np.zeros(columns, dtype) if values is None else values.astype(dtype)
-    return panels(row.reshape(1, columns), groups, nr)
+    """values[groups * k] -> packed[groups, max(k, nr)]; zeros without a bias."""
+    k = columns // groups
+    packed = aligned_empty((groups, max(k, nr)), dtype)
+    packed[...] = 0
+    if values is not None:
+        packed[:, :k] = values.reshape(groups, k)
+    return packed
 
 
 def clamp(spec: Conv2d | ConvTranspose2d, finished: bool, dtype: str) -> np.ndarray:

@@ -48,7 +48,7 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
     """Driver: tasks are runs of tiles of positions (q, p), for all phases and panels.
 
     A run of positions of one row q makes a run of an output row for each phase. It is written
-    straight to the output, or, where that row is cropped or more has to be done, to `stage` first.
+    straight to the output, or, where it is cropped or more has to be done, to `stage` first.
     """
     if shared_bytes:
         x = scratch  # the padded copy
@@ -62,6 +62,9 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
     patches = stage + per_task * mr * columns * work
     direct = finish == 0 and labels == 0
     tasks = (tiles + per_task - 1) // per_task
+    # Positions from `inner` up to `outer` make only columns that exist.
+    inner = min((left + sw - 1) // sw, qw)
+    outer = max(min((ow + left) // sw, qw), inner)
     while True:
         task = atomic_add(counter, 1)
         if task >= tasks:
@@ -84,7 +87,8 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
                     q, p = divmod(rest, qw)
                     i = 0
                     while i < last:
-                        some = min(last - i, qw - p)
+                        end = inner if p < inner else outer if p < outer else qw
+                        some = min(last - i, end - p)
                         oy, x0 = q * sh + r - top, p * sw - left
                         exists = 0 <= oy < oh
                         whole = direct and exists and x0 >= 0 and x0 + some * sw <= ow
@@ -99,8 +103,10 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
                                   finish, labels, label_item, clamp + 2 * work,
                                   slopes + g * kout * work, item, work)  # fmt: skip
                         i += some
-                        p = 0
-                        q += 1
+                        p += some
+                        if p == qw:
+                            p = 0
+                            q += 1
                         if q == qh:
                             q = 0
                             n += 1
@@ -108,10 +114,10 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
                         continue
                     for panel in range(panels):
                         b = weights + ((g * sh + r) * panels + panel) * panel_bytes
-                        start = bias + (g * panels + panel) * nr * work
-                        valid = min(nr, columns - panel * nr)
+                        column = min(panel * nr, max(columns - nr, 0))
+                        start = bias + (g * max(columns, nr) + column) * work
                         call(kernel, (rows, tables, 0, nseg, length, b, start, 0, 0, clamp, targets,
-                                      panel * nr * work, valid, count))  # fmt: skip
+                                      column * work, min(nr, columns), count))  # fmt: skip
 
 
 JOB = Job(transpose)

@@ -115,29 +115,36 @@ def output_tile(inverse, finish, source, product, panel, panels, nr, out, add, o
     """Inverse transform of one tile and `panels` panels of channels, those that exist, to `out`."""
     n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, size)
     pixel = cout * item
+    back = max(channel - max(cout - nr, 0), 0)  # of a last panel that is alone
+    channel, bias, slopes = channel - back, bias - back * work, slopes - back * work
     to = out + ((n * oh + y0) * ow + x0) * pixel + channel * item
     last = size - 1
-    first = 0  # panel that is still to do
-    if finish == 0 and y0 + last * dh < oh and x0 + last * dw < ow:
-        first = min(panels, (cout - channel) // nr)
-        call(inverse, (source, product, panel, first, nr * work, to, dw * pixel, dh * ow * pixel,
+    side = min(panels, (cout - channel) // nr)  # panels side by side; the last may overlap them
+    shift = cout - nr - channel  # where that one begins
+    if finish == 0 and cout >= nr and y0 + last * dh < oh and x0 + last * dw < ow:
+        call(inverse, (source, product, panel, side, nr * work, to, dw * pixel, dh * ow * pixel,
                        bias, clamp))  # fmt: skip
-    if first < panels:  # a border tile, or the last channels of an odd number, or all to finish
-        valid = min(panels * nr, cout - channel) - first * nr
-        # Whole panels but for one alone, of which only the vectors with a channel are needed.
-        columns = nr if panels - first > 1 else (valid + lanes - 1) // lanes * lanes
-        row = (panels - first) * columns * work
-        call(inverse, (source + first * panel, product, panel, panels - first, columns * work,
-                       patch, row, size * row, bias + first * nr * work, clamp))  # fmt: skip
-        height, width = min(size, (oh - y0 + dh - 1) // dh), min(size, (ow - x0 + dw - 1) // dw)
-        if finish:
-            call(finish, (patch, row, size * row, to, add, dw * pixel, dh * ow * pixel, width,
-                          height, valid, clamp + 2 * work, slopes))  # fmt: skip
-        else:
-            for i in range(height):
-                for j in range(width):
-                    at = to + (i * dh * ow + j * dw) * pixel + first * nr * item
-                    copy_bytes(at, patch + (i * size + j) * row, valid * item)
+        if side < panels:
+            call(inverse, (source + side * panel, product, panel, 1, nr * work, to + shift * item,
+                           dw * pixel, dh * ow * pixel, bias + shift * work, clamp))  # fmt: skip
+        return
+    # A border tile, or fewer channels than a panel holds, or all to finish.
+    valid = min(panels * nr, cout - channel)
+    row = panels * nr * work
+    call(inverse, (source, product, panel, side, nr * work, patch, row, size * row, bias, clamp))
+    if side < panels:
+        shift = max(shift, 0)  # there may be fewer channels than one panel holds
+        call(inverse, (source + side * panel, product, panel, 1, nr * work, patch + shift * work,
+                       row, size * row, bias + shift * work, clamp))  # fmt: skip
+    height, width = min(size, (oh - y0 + dh - 1) // dh), min(size, (ow - x0 + dw - 1) // dw)
+    if finish:
+        call(finish, (patch, row, size * row, to, add, dw * pixel, dh * ow * pixel, width, height,
+                      valid, clamp + 2 * work, slopes))  # fmt: skip
+        return
+    for i in range(height):
+        for j in range(width):
+            at = to + (i * dh * ow + j * dw) * pixel
+            copy_bytes(at, patch + (i * size + j) * row, valid * item)
 
 
 @inlined
@@ -384,10 +391,10 @@ def pack_weights(w: np.ndarray, m: int, stride: int, nr: int, depth: int, dtype:
     products, c, k = u.shape
     packed = aligned_empty((-(-k // nr), products, depth, nr), dtype)
     for t, panel in enumerate(packed):
-        valid = min(nr, k - t * nr)
-        panel[:, :c, :valid] = u[:, :, t * nr : t * nr + valid]
+        first = pack.first_column(t, k, nr)
+        panel[:, :c, :k] = u[:, :, first : first + nr]
         panel[:, c:] = 0
-        panel[:, :, valid:] = 0
+        panel[:, :, k:] = 0
     return packed
 
 

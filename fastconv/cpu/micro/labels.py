@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastconv.cpu.micro import functions
-from fastconv.cpu.micro.channels import each_vector
+from fastconv.cpu.micro.channels import each_vector, each_vector_once
 from fastconv.cpu.simd import Emitter
 
 
@@ -94,7 +94,7 @@ def softmax(
             e.set(total, e.ir.fadd(e.get(total), power))
             e.store(power, e.add(scratch, offset))
 
-        each_vector(e, channels, powers)
+        each_vector_once(e, channels, powers)
         whole = _reduce(e, e.get(total), e.ir.fadd)
 
         def scale(offset: Any, mask: Any, to: Any = to, whole: Any = whole) -> None:
