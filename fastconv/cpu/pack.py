@@ -1,7 +1,7 @@
 """Layouts that the kernels read: weights in panels, biases, segment offsets. Pure functions.
 
 All results start on a cache line. The last panel of an odd number of columns ends where they end,
-and so repeats some of the panel before: that costs what zeros would, and kernels store whole vectors.
+and so repeats some of the one before: that costs what zeros would, and kernels store whole vectors.
 Only fewer columns than a panel holds are padded with zeros.
 """
 
