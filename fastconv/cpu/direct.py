@@ -18,13 +18,14 @@ from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import Kernel, candidates
 from fastconv.cpu.padding import Padded
 from fastconv.cpu.simd import atomic_add, call, store_int
-from fastconv.cpu.tiles import fill_rows
+from fastconv.cpu.tiles import fill_tiles
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d
 
 PATCH_BYTES = 512 << 10  # of L2, for the gathered rows of a task
 MAX_TILES = 64  # of a task; more where they fit help only the first, small layers
 DEPTH = 512  # products of a part of a sum
+AHEAD = 2  # tiles whose inputs are fetched meanwhile
 SHARES = 16  # tasks that are enough for threads of unequal speed
 
 
@@ -58,6 +59,7 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
     runs = (tiles + per_task - 1) // per_task
     tasks = runs * ((panels + group_panels - 1) // group_panels)
     endless = clamp + 4 * work
+    ahead = AHEAD * outputs * sw * pixel
     while True:
         task = atomic_add(counter, 1)
         if task >= tasks:
@@ -75,12 +77,9 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
             else:
                 store_int(targets + i * 8, out + ((first * outputs + p) * cout + shifted) * item)
         for g in range(groups):
-            for t in range(count):
-                inside = fill_rows(
-                    rows + t * mr * 8, (first + t) * outputs, mr, pixels, pool, x, g * run, h, w,
-                    pixel, oh, ow, kh, kw, sh, sw, dh, dw, top, left,
-                    patches + t * mr * kh * kw * run, run)  # fmt: skip
-                store_int(tables + t * 8, segments if inside else patch_segments)
+            fill_tiles(rows, tables, segments, patch_segments, first, count, mr, pixels, pool, x,
+                       g * run, h, w, pixel, oh, ow, kh, kw, sh, sw, dh, dw, top, left, patches,
+                       run)  # fmt: skip
             for s in range(0, nseg, part):
                 some = min(part, nseg - s)
                 for panel in range(start, stop):
@@ -97,7 +96,7 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
                         to, limits, valid = inner, endless, nr
                         shift = (panel - start) * panel_sums
                     call(kernel, (rows, tables, s * 8, some, length, b, begin, row_step, tile_step,
-                                  limits, to, shift, valid, count))  # fmt: skip
+                                  limits, to, shift, valid, count, ahead))  # fmt: skip
         if finish:
             width = columns
             if groups == 1:

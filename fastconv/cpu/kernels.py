@@ -61,8 +61,8 @@ class Kernel:
 
 # kind -> (number of arguments, builder)
 BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
-    "gemm": (14, gemm.implicit),
-    "gemm_pool": (14, gemm.implicit),
+    "gemm": (15, gemm.implicit),
+    "gemm_pool": (15, gemm.implicit),
     "panels": (14, gemm.panels),
     "winograd_input": (7, winograd.forward),
     "winograd_output": (10, winograd.inverse),

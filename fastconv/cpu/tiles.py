@@ -51,39 +51,56 @@ def origin(first, m, window, pixels, oh, ow, sh, sw, top, left):
 
 
 @inlined
-def fill_rows(rows, first, mr, pixels, pool, x, offset, h, w, pixel, oh, ow,
-              kh, kw, sh, sw, dh, dw, top, left, patches, run):  # fmt: skip
-    """Write the addresses of a tile's rows; True when they point into `x`, not into patches.
+def fill_tiles(rows, tables, segments, patch_segments, first, tiles, mr, pixels, pool, x, offset, h,
+               w, pixel, oh, ow, kh, kw, sh, sw, dh, dw, top, left, patches, run):  # fmt: skip
+    """Write the addresses of the rows of `tiles` tiles, and for each which table of segments holds.
 
-    The tile's outputs are `first`, `first` + 1, ...; with `pool` each of them has four rows, the
-    window of a 2x2 pool. Rows beyond the last output repeat it: same sums, same place. `pixel` is
-    the size of a pixel in bytes; `offset` and `run` select a group's channels in it.
+    The outputs of tile `first` are number `first` times the outputs of a tile and those that
+    follow; with `pool` each of them has four rows, the window of a 2x2 pool. Rows beyond the last
+    output repeat it: same sums, same place. `pixel` is the size of a pixel in bytes; `offset` and
+    `run` select a group's channels in it.
     """
-    window = 4 if pool else 1
+    window, side = (4, 2) if pool else (1, 1)
     count = mr // window
-    n, rest = divmod(first, oh * ow)
+    reach_y, reach_x = (side - 1) * sh + (kh - 1) * dh, (count * side - 1) * sw + (kw - 1) * dw
+    step, down = sw * pixel, sh * w * pixel
+    n, rest = divmod(first * count, oh * ow)
     oy, ox = divmod(rest, ow)
+    for t in range(tiles):
+        own = rows + t * mr * 8
+        y0, x0 = oy * side * sh - top, ox * side * sw - left
+        if (
+            ox + count <= ow and y0 >= 0 and x0 >= 0 and y0 + reach_y < h and x0 + reach_x < w
+        ):  # nearly always: within one output row and inside the image
+            at, base = own, x + ((n * h + y0) * w + x0) * pixel + offset
+            for _ in range(count):
+                store_int(at, base)
+                if pool:
+                    store_int(at + 8, base + step)
+                    store_int(at + 16, base + down)
+                    store_int(at + 24, base + down + step)
+                at += 8 * window
+                base += side * step
+            inside = True
+        else:
+            inside = fill_rows(own, (first + t) * count, mr, window, pixels, x, offset, h, w, pixel,
+                               oh, ow, kh, kw, sh, sw, dh, dw, top, left,
+                               patches + t * mr * kh * kw * run, run)  # fmt: skip
+        store_int(tables + 8 * t, segments if inside else patch_segments)
+        ox += count
+        while ox >= ow:
+            ox -= ow
+            oy += 1
+            if oy == oh:
+                oy = 0
+                n += 1
+
+
+@inlined
+def fill_rows(rows, first, mr, window, pixels, x, offset, h, w, pixel, oh, ow, kh, kw, sh, sw, dh,
+              dw, top, left, patch, run):  # fmt: skip
+    """The rows of any one tile; True when they point into `x`, not into patches."""
     reach_y, reach_x = (kh - 1) * dh, (kw - 1) * dw
-    side = 2 if pool else 1  # of a window
-    y0, x0 = oy * side * sh - top, ox * side * sw - left
-    if (
-        ox + count <= ow
-        and y0 >= 0
-        and x0 >= 0
-        and y0 + (side - 1) * sh + reach_y < h
-        and x0 + (count * side - 1) * sw + reach_x < w
-    ):  # nearly always: within one output row and inside the image
-        at, step, down = rows, sw * pixel, sh * w * pixel
-        base = x + ((n * h + y0) * w + x0) * pixel + offset
-        for _ in range(count):
-            store_int(at, base)
-            if pool:
-                store_int(at + 8, base + step)
-                store_int(at + 16, base + down)
-                store_int(at + 24, base + down + step)
-            at += 8 * window
-            base += side * step
-        return True
     inside = True
     for m in range(mr):
         n, iy, ix = origin(first, m, window, pixels, oh, ow, sh, sw, top, left)
@@ -94,7 +111,7 @@ def fill_rows(rows, first, mr, pixels, pool, x, offset, h, w, pixel, oh, ow,
         return True
     for m in range(mr):
         n, iy, ix = origin(first, m, window, pixels, oh, ow, sh, sw, top, left)
-        patch = patches + m * kh * kw * run
-        gather(patch, x + n * h * w * pixel + offset, iy, ix, h, w, pixel, run, kh, kw, dh, dw)
-        store_int(rows + 8 * m, patch)
+        own = patch + m * kh * kw * run
+        gather(own, x + n * h * w * pixel + offset, iy, ix, h, w, pixel, run, kh, kw, dh, dw)
+        store_int(rows + 8 * m, own)
     return False

@@ -11,12 +11,12 @@ from numba import njit
 
 from fastconv.cpu import finish, pack
 from fastconv.cpu.channelwise import label_dtype
-from fastconv.cpu.direct import MAX_TILES, PATCH_BYTES, SHARES, choose_kernel
+from fastconv.cpu.direct import AHEAD, MAX_TILES, PATCH_BYTES, SHARES, choose_kernel
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
 from fastconv.cpu.simd import atomic_add, call, copy_bytes, store_int
-from fastconv.cpu.tiles import fill_rows
+from fastconv.cpu.tiles import fill_tiles
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d, ConvTranspose2d
 
@@ -73,12 +73,9 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
         count = min(per_task, tiles - first)
         last = min(count * mr, pixels - first * mr)  # positions of the task
         for g in range(groups):
-            for t in range(count):
-                inside = fill_rows(
-                    rows + t * mr * 8, (first + t) * mr, mr, pixels, 0, x, g * run, h, w, pixel,
-                    qh, qw, mh, mw, 1, 1, 1, 1, before_h, before_w,
-                    patches + t * mr * mh * mw * run, run)  # fmt: skip
-                store_int(tables + t * 8, segments if inside else patch_segments)
+            fill_tiles(rows, tables, segments, patch_segments, first, count, mr, pixels, 0, x,
+                       g * run, h, w, pixel, qh, qw, mh, mw, 1, 1, 1, 1, before_h, before_w,
+                       patches, run)  # fmt: skip
             for r in range(sh):
                 for i in range(last, count * mr):
                     store_int(targets + 8 * i, stage + i * columns * work)
@@ -117,7 +114,8 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
                         column = min(panel * nr, max(columns - nr, 0))
                         start = bias + (g * max(columns, nr) + column) * work
                         call(kernel, (rows, tables, 0, nseg, length, b, start, 0, 0, clamp, targets,
-                                      column * work, min(nr, columns), count))  # fmt: skip
+                                      column * work, min(nr, columns), count,
+                                      AHEAD * mr * pixel))  # fmt: skip
 
 
 JOB = Job(transpose)

@@ -34,12 +34,14 @@ def _tile(kernel: Any, e: Emitter) -> list[list[Any]]:
 
 def _implicit_gemm(
     kernel: Any, e: Emitter, rows: Any, segments: Any, nseg: Any, length: Any, b: Any, start: Any,
-    row_step: Any, acc: list[list[Any]], panel: Any,
+    row_step: Any, ahead: Any, acc: list[list[Any]], panel: Any,
 ) -> None:  # fmt: skip
     """Tile of ``start + sum over segments, k of A[rows[m] + segments[s] + k] * B[s, k, :]``.
 
     A convolution is this product with no im2col copy: a segment is a run of inputs that lie side
-    by side in memory (a kernel row times all channels), at the same offset from every pixel.
+    by side in memory (a kernel row times all channels), at the same offset from every pixel. What
+    lies `ahead` bytes further is fetched meanwhile: the hardware does not see that rows follow each
+    other (4.0 -> 3.2 ms for 1x1 kernels from 128 to 64 channels).
     """
     for m, row in enumerate(acc):
         begin = e.add(start, e.mul(row_step, m))
@@ -57,7 +59,10 @@ def _implicit_gemm(
             return lambda m, u: e.add(e.add(base[m], shift), u * e.itemsize)
 
         with e.loop(main, UNROLL) as k:
-            _accumulate(e, kernel, acc, a(k), e.get(panel), 0, UNROLL)
+            here = a(k)
+            for m in range(kernel.mr):
+                e.prefetch(e.add(here(m, 0), ahead), into_l1=False)
+            _accumulate(e, kernel, acc, here, e.get(panel), 0, UNROLL)
             e.set(panel, e.add(e.get(panel), UNROLL * step))
         # The rest of a segment, at most three: straight code keeps the row addresses in registers.
         rest = e.ir.sub(length, main)
@@ -89,7 +94,7 @@ def _store_rows(e: Emitter, tile: list[list[Any]], targets: Any, shift: Any, val
 def implicit(
     kernel: Any, e: Emitter, rows: Any, tables: Any, skip: Any, nseg: Any, length: Any, b: Any,
     start: Any, row_step: Any, tile_step: Any, clamp: Any, targets: Any, shift: Any, valid: Any,
-    tiles: Any,
+    tiles: Any, ahead: Any,
 ) -> None:  # fmt: skip
     """Implicit GEMM, clamp and perhaps a 2x2 maximum, for `tiles` register tiles.
 
@@ -107,7 +112,9 @@ def implicit(
     with e.loop(tiles) as t:
         segments = e.add(e.load_int(e.add(tables, e.mul(t, 8))), skip)
         own_rows, begin = e.add(rows, e.mul(t, 8 * kernel.mr)), e.add(start, e.mul(t, tile_step))
-        _implicit_gemm(kernel, e, own_rows, segments, nseg, length, b, begin, row_step, acc, panel)
+        _implicit_gemm(
+            kernel, e, own_rows, segments, nseg, length, b, begin, row_step, ahead, acc, panel
+        )
         sums = [[e.get(slot) for slot in row] for row in acc]
         if pool:
             quads = [sums[m : m + 4] for m in range(0, kernel.mr, 4)]
