@@ -57,3 +57,8 @@ def cache_bytes() -> tuple[int, int]:
             continue
     l2 = sizes.get(2, 1 << 20)
     return l2, max(sizes.get(3, 8 << 20), l2)
+
+
+def bypasses(nbytes: int) -> bool:
+    """Whether an output of so many bytes is better written past the caches: they cannot hold it."""
+    return nbytes >= 9 * cache_bytes()[1] // 10

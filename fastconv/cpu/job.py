@@ -48,6 +48,13 @@ class Job(Native):
             raise TypeError(f"{self.name}: parameters missing or unknown: {wrong}")
         return np.array([0, 0, 0, 0, 0, *(constants[n] for n in self.names)], np.int64)
 
+    def changed(self, template: np.ndarray, **constants: int) -> np.ndarray:
+        """A copy of a template with other constants."""
+        other = template.copy()
+        for name, value in constants.items():
+            other[len(COMMON) - 1 + self.names.index(name)] = value
+        return other
+
     def run(
         self, template: np.ndarray, x: int, out: int, scratch: int, threads: int, add: int = 0
     ) -> None:
@@ -94,7 +101,12 @@ class OneJob:
         if self._padded:
             self._padded.run(x.ctypes.data, memory, threads)
         residual = 0 if add is None else add.ctypes.data
-        self._job.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads, residual)
+        template = self._template_for(out)
+        self._job.run(template, x.ctypes.data, out.ctypes.data, memory, threads, residual)
+
+    def _template_for(self, out: np.ndarray) -> np.ndarray:
+        """Parameters for a run that writes to `out`."""
+        return self._template
 
 
 def _page(nbytes: int) -> int:

@@ -62,6 +62,7 @@ class Kernel:
 # kind -> (number of arguments, builder)
 BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
     "gemm": (15, gemm.implicit),
+    "gemm_stream": (15, gemm.implicit),
     "gemm_pool": (15, gemm.implicit),
     "panels": (14, gemm.panels),
     "winograd_input": (7, winograd.forward),
@@ -96,6 +97,7 @@ def _products(dtype: str) -> list[Kernel]:
             ("gemm", 12, 2, "avx512f"),
             ("gemm", 12, 1, "avx512f"),
             ("gemm", 6, 1, ""),
+            ("gemm_stream", 6, 1, ""),
             ("gemm_pool", 12, 2, "avx512f"),
             ("gemm_pool", 4, 1, ""),
             ("panels", 14, 2, "avx512f"),

@@ -38,7 +38,6 @@ from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import aligned_empty
 from fastconv.spec import Conv2d
 
-STREAM_BYTES = 30_000_000  # outputs from here on bypass the caches
 BLOCK_ROWS = 36  # tiles in a block, at least half and at most twice as many
 GROUP_COLUMNS = 64  # output channels whose products are kept at once
 SHARES = 8  # tasks that are enough for threads of unequal speed
@@ -366,8 +365,8 @@ class Winograd:
             self._shared = -(-tiles // block) * block_bytes
         self._steps = steps("winograd_pool" if spec.pool else "winograd_output")
         # Past the caches, where whole vectors are aligned; see `run`.
-        stream = math.prod(spec.out) * item >= STREAM_BYTES and k % lanes == 0
-        stream = stream and not spec.pool and not finisher
+        whole = k % lanes == 0 and not spec.pool and not finisher
+        stream = whole and host.bypasses(math.prod(spec.out) * item)
         self._streaming = steps("winograd_stream") if stream else None
 
     def scratch_bytes(self, threads: int) -> int:
