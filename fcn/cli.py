@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,14 +16,11 @@ from fcn.graph import Graph, Model
 
 __all__ = ["find_model", "main"]
 
-ARCHITECTURES: dict[str, Callable[..., Graph]] = {
-    "two_conv": models.two_conv,
-    "fcn8s": models.fcn8s,
-}
 MODEL_HELP = (
     f"{' or '.join(models.PRETRAINED)} (shipped), the path of a .npz model file, or an "
-    "architecture with its classes and options and seeded random weights: two_conv:21, "
-    "two_conv:21:as_printed, fcn8s:21:width=8"
+    "architecture with its classes and options and seeded random weights, such as two_conv:21, "
+    "fcn8s:21:caffe or unet:21:width=16:depth=3; architectures: "
+    f"{', '.join(models.ARCHITECTURES)}"
 )
 
 
@@ -52,8 +49,8 @@ def find_model(text: str, seed: int = 0) -> Model:
     ----------
     text : str
         A shipped name, a path that ends in .npz, or ``architecture:classes[:option[=value]...]``.
-        Options are the keyword arguments of the function in `fcn.models`; without ``fc``, an
-        fcn8s has 64 * width of them, the ratio of the original.
+        Options are the keyword arguments of the function in `fcn.models`; one without a value is
+        True.
     seed : int
         Of the random weights, for an architecture.
 
@@ -67,7 +64,7 @@ def find_model(text: str, seed: int = 0) -> Model:
     if text.endswith(".npz"):
         return native.load(text)
     name, *rest = text.split(":")
-    if name not in ARCHITECTURES or not rest:
+    if name not in models.ARCHITECTURES or not rest:
         raise ValueError(f"model {text!r} is not known; give {MODEL_HELP}")
     graph = _architecture(text, name, rest)
     return Model(graph, models.initialise(graph, seed), {"seed": seed})
@@ -80,9 +77,7 @@ def _architecture(text: str, name: str, rest: Sequence[str]) -> Graph:
         for item in rest[1:]:
             key, _, value = item.partition("=")
             options[key] = int(value) if value else True
-        if name == "fcn8s" and "width" in options:
-            options.setdefault("fc", 64 * options["width"])
-        return ARCHITECTURES[name](classes, **options)
+        return models.ARCHITECTURES[name](classes, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"model {text!r}: {error}; an example is fcn8s:21:width=8") from error
 
@@ -158,10 +153,13 @@ def _info(args: argparse.Namespace) -> int:
     graph, (h, w) = model.graph, args.size or (256, 256)
     shapes = graph.shapes((1, h, w, graph.channels))
     print(f"{graph.name}: {graph.parameter_count:,} parameters, total stride {graph.total_stride}")
-    print(f"{'node':<16}{'op':<18}{'reads':<32}shape for {h} x {w} x {graph.channels}")
+    rows = [("node", "op", "reads", f"shape for {h} x {w} x {graph.channels}")]
     for node in graph.nodes:
         shape = " x ".join(map(str, shapes[node.name][1:]))
-        print(f"{node.name:<16}{node.op:<18}{', '.join(node.inputs):<32}{shape}")
+        rows.append((node.name, node.op, ", ".join(node.inputs), shape))
+    name, op, reads = (max(map(len, column)) + 2 for column in list(zip(*rows, strict=True))[:3])
+    for row in rows:
+        print(f"{row[0]:<{name}}{row[1]:<{op}}{row[2]:<{reads}}{row[3]}")
     for key, value in model.meta.items():
         print(f"{key}: {_short(value)}")
     return 0
@@ -195,7 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     for each in (verify, segment):
         each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
     train = command("train", _train, "Train a digit model in TensorFlow, with a progress bar.")
-    train.add_argument("name", metavar="NAME", choices=ARCHITECTURES, help="fcn8s or two_conv")
+    train.add_argument(
+        "name", metavar="NAME", choices=("two_conv", "fcn8s"), help="fcn8s or two_conv"
+    )
     train.add_argument("--out", metavar="FILE", help="model file (default: digits_NAME.npz)")
     for name, kind, text in (
         ("seed", int, "of the initial weights and the order of scenes"),

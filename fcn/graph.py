@@ -1,14 +1,16 @@
 """A network as data: named nodes in order of evaluation, with shape inference and weights.
 
 Tensors are (n, h, w, c) and named after the node that makes them; the input is ``"input"``.
-Kernels are (kh, kw, c, filters) for ``conv2d`` and (kh, kw, filters, c) for ``conv2d_transpose``.
+Kernels are (kh, kw, c, filters) for ``conv2d``, (kh, kw, c, multiplier) for ``depthwise_conv2d``
+and (kh, kw, filters, c) for ``conv2d_transpose``, as in Keras.
 Everything in a node can be written as JSON, so a graph is read back from a file without running
 code that the file names.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -16,41 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastconv import shapes
+from fcn.ops import OPS, REQUIRED, Op, Shape, checked
 
-Shape = tuple[int, int, int, int]
+__all__ = ["INPUT", "Graph", "Model", "Node", "Shape"]
+
 INPUT = "input"
-ACTIVATIONS = (None, "relu", "relu6")
-REQUIRED = object()
-
-# op -> number of inputs, attributes with their defaults
-OPS: dict[str, tuple[int, dict[str, Any]]] = {
-    "conv2d": (
-        1,
-        {
-            "filters": REQUIRED,
-            "kernel": REQUIRED,
-            "stride": 1,
-            "padding": "valid",
-            "dilation": 1,
-            "activation": None,
-            "use_bias": True,
-        },
-    ),
-    "conv2d_transpose": (
-        1,
-        {
-            "filters": REQUIRED,
-            "kernel": REQUIRED,
-            "stride": 1,
-            "padding": "valid",
-            "use_bias": True,
-        },
-    ),
-    "max_pool2d": (1, {"size": REQUIRED, "stride": REQUIRED, "padding": "valid"}),
-    "add": (2, {}),
-    "crop": (2, {"offset": [0, 0]}),
-}
 
 
 @dataclass(frozen=True)
@@ -62,10 +34,11 @@ class Node:
     name : str
         Name of the node and of the tensor that it makes.
     op : str
-        A key of `OPS`.
+        A key of `fcn.ops.OPS`.
     inputs : tuple of str
-        Names of the tensors it reads. ``crop`` reads the tensor to crop and the one whose height
-        and width it shall have, as the Crop layer of Long, Shelhamer and Darrell (2015).
+        Names of the tensors it reads. ``crop`` and ``resize2d`` (bilinear, half-pixel centres)
+        read the tensor to change and the one whose height and width it shall have, as the Crop
+        layer of Long, Shelhamer and Darrell (2015); ``concat`` joins the channels of all.
     attrs : dict
         Attributes of the operation, JSON-able.
 
@@ -85,39 +58,43 @@ class Node:
             raise ValueError(f"node name {self.name!r}: use a non-empty string other than 'input'")
         if not isinstance(self.op, str) or self.op not in OPS:
             raise ValueError(f"{self.name}: unknown op {self.op!r}; known ops: {', '.join(OPS)}")
-        count, defaults = OPS[self.op]
         object.__setattr__(self, "inputs", tuple(self.inputs))
-        if len(self.inputs) != count:
-            raise ValueError(f"{self.where} reads {count} inputs, got {len(self.inputs)}")
+        count, more, defaults = self.rule.inputs, self.rule.more, self.rule.attrs
+        if len(self.inputs) != count and not (more and len(self.inputs) > count):
+            number = f"at least {count}" if more else count
+            raise ValueError(f"{self.where} reads {number} inputs, got {len(self.inputs)}")
         if unknown := sorted(self.attrs.keys() - defaults.keys()):
             raise ValueError(f"{self.where} has no attribute {unknown}; known: {sorted(defaults)}")
         attrs = {**defaults, **self.attrs}
         if missing := [key for key, value in attrs.items() if value is REQUIRED]:
             raise ValueError(f"{self.where} needs the attributes {missing}")
-        object.__setattr__(self, "attrs", {k: self._checked(k, v) for k, v in attrs.items()})
+        with self._named_errors():
+            attrs = {key: checked(self.op, key, value) for key, value in attrs.items()}
+        object.__setattr__(self, "attrs", attrs)
+
+    @property
+    def rule(self) -> Op:
+        """The row of its operation in `fcn.ops.OPS`."""
+        return OPS[self.op]
 
     @property
     def where(self) -> str:
         """Name and operation, for messages."""
         return f"{self.name} ({self.op})"
 
-    def _checked(self, key: str, value: Any) -> Any:
-        """The attribute in its one stored form."""
-        if key in ("kernel", "stride", "dilation", "size", "offset"):
-            low = 0 if key == "offset" else 1
-            pair = list(value) if isinstance(value, (list, tuple)) else [value, value]
-            if len(pair) != 2 or any(type(v) is not int or v < low for v in pair):
-                raise ValueError(f"{self.where}: {key} is one or two integers >= {low}: {value!r}")
-            return pair
-        if key == "filters" and (type(value) is not int or value < 1):
-            raise ValueError(f"{self.where}: filters is an integer >= 1, got {value!r}")
-        if key == "activation" and value not in ACTIVATIONS:
-            raise ValueError(f"{self.where}: activation is one of {ACTIVATIONS}, got {value!r}")
-        if key == "use_bias" and not isinstance(value, bool):
-            raise ValueError(f"{self.where}: use_bias is True or False, got {value!r}")
-        if key == "padding" and value not in ("valid", "same"):
-            raise ValueError(f"{self.where}: padding is 'valid' or 'same', got {value!r}")
-        return value
+    def shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Shape of the result for inputs of the given shapes; ValueError if they do not fit."""
+        with self._named_errors():
+            rows, cols = self.rule.size(self.attrs, inputs)
+        channels = self.rule.channels(self.attrs, [shape[3] for shape in inputs])
+        return inputs[0][0], rows, cols, channels
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -181,20 +158,20 @@ class Graph:
             )
         known: dict[str, Shape] = {INPUT: x}
         for node in self.nodes:
-            known[node.name] = node_shape(node, [known[name] for name in node.inputs])
+            known[node.name] = node.shape([known[name] for name in node.inputs])
         return known
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Shape of every weight: ``"conv1_1/kernel"``, ``"conv1_1/bias"``, in node order."""
-        channels, found = {INPUT: self.channels}, {}
+        channels: dict[str, int] = {INPUT: self.channels}
+        found: dict[str, tuple[int, ...]] = {}
         for node in self.nodes:
-            c = channels[node.inputs[0]]
-            channels[node.name] = k = node.attrs.get("filters", c)
-            if "filters" in node.attrs:
-                last = (c, k) if node.op == "conv2d" else (k, c)
-                found[f"{node.name}/kernel"] = (*node.attrs["kernel"], *last)
+            read = [channels[name] for name in node.inputs]
+            channels[node.name] = node.rule.channels(node.attrs, read)
+            if node.rule.kernel is not None:
+                found[f"{node.name}/kernel"] = node.rule.kernel(node.attrs, read[0])
                 if node.attrs["use_bias"]:
-                    found[f"{node.name}/bias"] = (k,)
+                    found[f"{node.name}/bias"] = (channels[node.name],)
         return found
 
     @property
@@ -210,7 +187,7 @@ class Graph:
         """
         scales = {INPUT: (Fraction(1), Fraction(1))}
         for node in self.nodes:
-            rows, cols = scales[node.inputs[0]]
+            rows, cols = scales[node.inputs[-1]]  # the last one is what crop and resize2d follow
             sh, sw = node.attrs.get("stride", (1, 1))
             if node.op == "conv2d_transpose":
                 sh, sw = Fraction(1, sh), Fraction(1, sw)
@@ -244,33 +221,6 @@ class Graph:
             return Graph(data["name"], data["channels"], tuple(nodes), data["output"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this JSON does not describe a graph: {error!r}") from error
-
-
-def node_shape(node: Node, inputs: list[Shape]) -> Shape:
-    """Shape that `node` makes from inputs of the given shapes; ValueError if they do not fit."""
-    attrs, (n, h, w, c) = node.attrs, inputs[0]
-    if node.op == "add":
-        if inputs[0] != inputs[1]:
-            raise ValueError(f"{node.where}: shapes {inputs[0]} and {inputs[1]} differ")
-        return inputs[0]
-    if node.op == "crop":
-        (top, left), (_, rows, cols, _) = attrs["offset"], inputs[1]
-        if top + rows > h or left + cols > w:
-            raise ValueError(
-                f"{node.where}: no {rows} x {cols} pixels at offset {[top, left]} in {h} x {w}"
-            )
-        return n, rows, cols, c
-    window = attrs.get("kernel") or attrs["size"]
-    dilation, where = tuple(attrs.get("dilation", (1, 1))), f"{node.where} on shape {inputs[0]}"
-    sizes = (h, w), tuple(window), tuple(attrs["stride"])
-    if node.op == "conv2d_transpose":
-        _, (rows, cols) = shapes.resolve_transpose_padding(
-            attrs["padding"], *sizes, dilation, where
-        )
-    else:
-        pads = shapes.resolve_padding(attrs["padding"], *sizes, dilation, where)
-        rows, cols = map(shapes.conv_out, *sizes, pads, dilation)
-    return n, rows, cols, attrs.get("filters", c)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import bounds
+from fastconv import bounds, spec
 from fcn.graph import INPUT, Model, Node
 from fcn.session import Session, Step
 
@@ -27,6 +27,13 @@ Floats = npt.NDArray[np.float64]
 
 TIMES_REFERENCE = 4.0  # our end-to-end error may be this many times TensorFlow's own ...
 ALWAYS_FINE = 5e-6  # ... or this large in relative L2, whichever is larger
+WAYS = {
+    "max_pool2d": "max",
+    "add": "sum",
+    "concat": "copy",
+    "crop": "copy",
+    "resize2d": "bilinear",
+}  # what has no algorithm to choose
 EXACT = float(np.finfo(np.float32).tiny)  # TensorFlow flushes smaller numbers to zero
 
 
@@ -244,20 +251,44 @@ def _layers(model: Model, session: Session, tensors: dict[str, Array]) -> Iterat
 def _bound(model: Model, node: Node, step: Step, inputs: Sequence[Array]) -> Floats:
     """How far our result and TensorFlow's may lie apart, both being computed from `inputs`.
 
-    Pools and crops copy numbers and a sum of two numbers is rounded in one way only, so those must
-    agree but for what TensorFlow flushes to zero.
+    Pools, crops and joined channels are copies, and a sum of two numbers is rounded in one way
+    only, so those must agree but for what TensorFlow flushes to zero.
     """
+    if node.op == "resize2d":
+        size = step.shape[1], step.shape[2]
+        ours = bounds.resize2d(inputs[0], spec.Resize2d(inputs[0].shape, size))
+        return ours + _resize_bound(inputs[0], size)
     plan: Any = step.plan
     if plan is None:
         return np.full(step.shape, EXACT)
     kernel, bias = model.weights[f"{node.name}/kernel"], model.weights.get(f"{node.name}/bias")
-    if node.op == "conv2d":
+    kernel = kernel.reshape(plan.spec.w)  # depthwise is planned in groups
+    if node.op == "conv2d_transpose":
+        ours = theirs = bounds.conv2d_transpose(inputs[0], kernel, bias, plan.spec)
+    else:
         ours = bounds.conv2d(inputs[0], kernel, bias, plan.spec, plan.algorithm)
         theirs = bounds.conv2d(inputs[0], kernel, bias, plan.spec, "direct")
-    else:
-        ours = theirs = bounds.conv2d_transpose(inputs[0], kernel, bias, plan.spec)
     flushed = EXACT * kernel.size  # more products than any sum has
     return np.asarray(ours + theirs + flushed)
+
+
+def _resize_bound(x: Array, size: tuple[int, int]) -> Floats:
+    """How far TensorFlow's bilinear result may lie from the exact one.
+
+    It computes the coordinate ``t - 1/2``, ``t = (i + 1/2) * old / new``, in float32: three
+    roundings that move it by up to ``gamma(3) * (t + 1/2)``, and the result by that times the
+    largest step between neighbours. It interpolates as ``a + (b - a) * l``, whose rounding error
+    is at most ``gamma(3) * (|a| + |b - a|)``, three times the largest value; doing so across and
+    then down makes it seven times, second-order terms included.
+    """
+    gamma = bounds.gamma(3, bounds.unit_roundoff("float32"))
+    values = x.astype(np.float64)
+    bound = 7 * gamma * np.max(np.abs(values), axis=(1, 2), keepdims=True) + 9 * EXACT
+    for axis, new in zip((1, 2), size, strict=True):
+        t = (np.arange(new) + 0.5) * x.shape[axis] / new
+        step = np.abs(np.diff(values, axis=axis)).max(axis=(1, 2), keepdims=True, initial=0)
+        bound = bound + gamma * (t + 0.5).reshape(-1, *[1] * (3 - axis)) * step
+    return np.asarray(bound)
 
 
 def _margin(logits: Floats) -> Floats:
@@ -281,17 +312,18 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{report.model}: ours against TensorFlow float32, input {n} x {h} x {w} x {c}"
     yield "each layer is fed with TensorFlow's own input; error / bound must not exceed 1"
     yield ""
+    name = max(len(name) for name in ("layer", *(layer.name for layer in report.layers))) + 2
     yield (
-        f"{'layer':<16}{'computed as':<13}{'shape':<16}{'max abs':>9}{'relative':>10}{'ulp':>7}"
+        f"{'layer':<{name}}{'computed as':<13}{'shape':<16}{'max abs':>9}{'relative':>10}{'ulp':>7}"
         f"{'bound':>10}{'err/bound':>11}  worst pixel"
     )
     for layer in report.layers:
         shape = "x".join(map(str, layer.shape[1:]))
-        way = layer.algorithm or {"max_pool2d": "max", "add": "sum", "crop": "copy"}[layer.op]
+        way = layer.algorithm or WAYS[layer.op]
         bound = f"{layer.bound:.2e}" if layer.bound > EXACT else "exact"
         where = ", ".join(map(str, layer.worst)) if layer.ratio != 0 else "none"
         yield (
-            f"{layer.name:<16}{way:<13}{shape:<16}{layer.abs_error:>9.2e}{layer.rel_error:>10.2e}"
+            f"{layer.name:<{name}}{way:<13}{shape:<16}{layer.abs_error:>9.2e}{layer.rel_error:>10.2e}"
             f"{layer.ulp:>7.3g}{bound:>10}{layer.ratio:>11.3g}  {where}"
             f"{'' if layer.passed else '  BROKEN'}"
         )

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastconv
+from fastconv import spec
 from fcn import images
 from fcn.graph import INPUT, Graph, Model, Node, Shape
 
@@ -49,7 +50,7 @@ class Step:
 
     @property
     def plan(self) -> fastconv.Plan | None:
-        """The plan behind a convolution; None for pool, add and crop."""
+        """The plan behind a convolution; None for what has no weights."""
         return self.call if isinstance(self.call, fastconv.Plan) else None
 
     def __call__(self, *inputs: Array) -> Array:
@@ -88,22 +89,43 @@ def compile_node(
     """
     attrs, shape, last = node.attrs, shapes[node.inputs[0]], pool or node
     call: Callable[..., object]
-    if node.op in ("conv2d", "conv2d_transpose"):
-        arrays = weights[f"{node.name}/kernel"], weights.get(f"{node.name}/bias")
+    if node.rule.kernel is not None:
+        kernel, bias = weights[f"{node.name}/kernel"], weights.get(f"{node.name}/bias")
         keys = ("stride", "padding", "dilation", "activation")
         options = {key: attrs[key] for key in keys if key in attrs} | {"num_threads": num_threads}
         if node.op == "conv2d":
             options |= {"pool": pool is not None, "algorithm": algorithm}
-            call = fastconv.plan_conv2d(shape, *arrays, **options)
+            call = fastconv.plan_conv2d(shape, kernel, bias, **options)
+        elif node.op == "depthwise_conv2d":  # as many groups as channels
+            kernel = kernel.reshape(*attrs["kernel"], 1, -1)
+            call = fastconv.plan_conv2d(shape, kernel, bias, groups=shape[3], **options)
         else:
-            call = fastconv.plan_conv2d_transpose(shape, *arrays, **options)
+            call = fastconv.plan_conv2d_transpose(shape, kernel, bias, **options)
     elif node.op == "max_pool2d":
         call = functools.partial(fastconv.max_pool2d, num_threads=num_threads, **attrs)
+    elif node.op == "resize2d":
+        call = functools.partial(_resize, num_threads=num_threads)
     elif node.op == "add":
-        call = np.add
+        call = functools.partial(_add, **attrs)
+    elif node.op == "concat":
+        call = _concat
     else:  # the graph admits no other op than crop
-        call = functools.partial(_crop, offset=attrs["offset"])
+        call = functools.partial(_crop, **attrs)
     return Step(last, node.inputs, shapes[last.name], call)
+
+
+def _resize(x: Array, _: Array, *, num_threads: int | None, out: Array) -> None:
+    fastconv.resize2d(x, out.shape[1:3], num_threads=num_threads, out=out)
+
+
+def _add(x: Array, y: Array, *, activation: str | None, out: Array) -> None:
+    np.add(x, y, out=out)
+    if activation is not None:
+        np.clip(out, *spec.ACTIVATIONS[activation], out=out)
+
+
+def _concat(*inputs: Array, out: Array) -> None:
+    np.concatenate(inputs, axis=-1, out=out)
 
 
 def _crop(x: Array, _: Array, *, offset: Sequence[int], out: Array) -> None:
@@ -114,8 +136,8 @@ def _crop(x: Array, _: Array, *, offset: Sequence[int], out: Array) -> None:
 def fusable(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Node]:
     """Convolution name -> the max-pool that can run inside its plan.
 
-    That needs a 2x2 window with stride 2 that never leaves the image ("valid", or "same" on even
-    sizes), behind a convolution that nothing else reads.
+    That needs a 2x2 window with stride 2 that never leaves the image ("valid"; "same" or
+    ``ceil_mode`` on even sizes), behind a convolution that nothing else reads.
     """
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     readers[graph.output] += 1
@@ -124,8 +146,9 @@ def fusable(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Node]:
     for node in graph.nodes:
         if node.op != "max_pool2d" or node.inputs[0] not in convolutions:
             continue
-        _, h, w, _ = shapes[node.inputs[0]]
-        inside = node.attrs["padding"] == "valid" or (h % 2 == 0 and w % 2 == 0)
+        (_, h, w, _), (_, rows, cols, _) = shapes[node.inputs[0]], shapes[node.name]
+        named = isinstance(node.attrs["padding"], str)  # explicit padding shifts the windows
+        inside = named and 2 * rows <= h and 2 * cols <= w
         halves = node.attrs["size"] == node.attrs["stride"] == [2, 2]
         if halves and inside and readers[node.inputs[0]] == 1:
             found[node.inputs[0]] = node

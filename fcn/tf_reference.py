@@ -5,7 +5,7 @@ are the same on both sides, so weights pass through unchanged.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -50,7 +50,7 @@ def build(graph: Graph, weights: Weights, dtype: str = "float32") -> Any:
     tensors = {INPUT: x}
     for node in graph.nodes:
         inputs = [tensors[name] for name in node.inputs]
-        tensors[node.name] = _layer(node, dtype)(inputs if len(inputs) > 1 else inputs[0])
+        tensors[node.name] = _apply(node, _layer(node, dtype), inputs)
     model = keras.Model(x, tensors[graph.output], name=graph.name)
     set_weights(model, graph, weights)
     return model
@@ -81,12 +81,11 @@ def layer_call(node: Node, inputs: list[Array], weights: Weights, dtype: str = "
     (n, h, w, c) array of that dtype
     """
     tf = tensorflow()
-    tensors = [tf.constant(x, dtype) for x in inputs]
-    shapes = [tuple(x.shape) for x in inputs]
-    layer, many = _layer(node, dtype), len(inputs) > 1
-    layer.build(shapes if many else shapes[0])
-    layer.set_weights(_of_node(node, weights))
-    result: Array = layer(tensors if many else tensors[0]).numpy()
+    layer = _layer(node, dtype)
+    if node.rule.kernel is not None:
+        layer.build(inputs[0].shape)
+        layer.set_weights(_of_node(node, weights))
+    result: Array = _apply(node, layer, [tf.constant(x, dtype) for x in inputs]).numpy()
     return result
 
 
@@ -103,7 +102,7 @@ def get_weights(model: Any, graph: Graph) -> dict[str, NDArray[np.float32]]:
 def set_weights(model: Any, graph: Graph, weights: Weights) -> None:
     """Put our weights into such a Keras model, in place."""
     for node in graph.nodes:
-        if "filters" in node.attrs:
+        if node.rule.kernel is not None:
             model.get_layer(node.name).set_weights(_of_node(node, weights))
 
 
@@ -134,54 +133,92 @@ def article_fcn(num_classes: int) -> Any:
 
 
 def _of_node(node: Node, weights: Weights) -> list[Array]:
-    kinds = ("kernel", "bias") if node.attrs.get("use_bias") else ("kernel",)
-    return [weights[f"{node.name}/{kind}"] for kind in kinds] if "filters" in node.attrs else []
+    kinds = ("kernel", "bias") if node.attrs["use_bias"] else ("kernel",)
+    return [weights[f"{node.name}/{kind}"] for kind in kinds]
 
 
 def _layer(node: Node, dtype: str, **changes: Any) -> Any:
-    """The Keras layer that computes a node; `changes` override arguments of Conv2D."""
-    keras, attrs = tensorflow().keras, node.attrs
+    """The Keras layer that computes a node; `changes` override arguments of a convolution."""
+    layers, attrs = tensorflow().keras.layers, node.attrs
     common = {"name": node.name, "dtype": dtype}
-    if node.op == "add":
-        return keras.layers.Add(**common)
-    if node.op == "crop":
-        return _crop_class()(attrs["offset"], **common)
-    if node.op == "max_pool2d":
-        return keras.layers.MaxPooling2D(attrs["size"], attrs["stride"], attrs["padding"], **common)
+    if node.rule.kernel is None:
+        function, rule = FUNCTIONS[node.op], node.rule
+        return layers.Lambda(
+            lambda tensors: function(*tensors, **attrs),
+            lambda shapes: (None, None, None, rule.channels(attrs, [s[3] for s in shapes])),
+            **common,
+        )
     arguments = {
-        "filters": attrs["filters"],
         "kernel_size": attrs["kernel"],
         "strides": attrs["stride"],
-        "padding": attrs["padding"],
+        "padding": attrs["padding"] if isinstance(attrs["padding"], str) else "valid",
         "use_bias": attrs["use_bias"],
         **common,
     }
     if node.op == "conv2d_transpose":
-        return keras.layers.Conv2DTranspose(**arguments)
-    arguments |= {"dilation_rate": attrs["dilation"], "activation": attrs["activation"]}
-    return keras.layers.Conv2D(**(arguments | changes))
+        return layers.Conv2DTranspose(attrs["filters"], **arguments)
+    arguments |= {"dilation_rate": attrs["dilation"], "activation": attrs["activation"]} | changes
+    if node.op == "depthwise_conv2d":
+        return layers.DepthwiseConv2D(depth_multiplier=attrs["multiplier"], **arguments)
+    return layers.Conv2D(attrs["filters"], **arguments)
 
 
-@cache
-def _crop_class() -> Any:
-    keras = tensorflow().keras
+def _apply(node: Node, layer: Any, inputs: list[Any]) -> Any:
+    """The layer's result; zeros that a convolution names explicitly are put around its input."""
+    if node.rule.kernel is None:
+        return layer(inputs)
+    padding = node.attrs["padding"]
+    if isinstance(padding, str):
+        return layer(inputs[0])
+    return layer(tensorflow().keras.ops.pad(inputs[0], ((0, 0), *padding, (0, 0))))
 
-    class Crop(keras.layers.Layer):  # type: ignore[misc, name-defined]
-        """The first of two tensors, cut to the height and width of the second."""
 
-        def __init__(self, offset: list[int], **common: Any) -> None:
-            super().__init__(**common)
-            self.offset = offset
+def _max_pool(x: Any, *, size: Any, stride: Any, padding: Any, ceil_mode: bool) -> Any:
+    tf = tensorflow()
+    if padding == "same":  # its windows cover the image, so there is nothing to round up
+        return tf.nn.max_pool2d(x, size, stride, "SAME")
+    (top, bottom), (left, right) = ((0, 0), (0, 0)) if padding == "valid" else padding
+    rows, cols = (stride[0] - 1, stride[1] - 1) if ceil_mode else (0, 0)
+    sides = ((0, 0), (top, bottom + rows), (left, right + cols), (0, 0))
+    y = tf.nn.max_pool2d(tf.pad(x, sides, constant_values=-np.inf), size, stride, "VALID")
+    _, h, w, _ = tf.keras.ops.shape(x)
+    # a window that starts behind the image would hold padding only
+    return y[:, : -(-(h + top) // stride[0]), : -(-(w + left) // stride[1])]
 
-        def call(self, inputs: Any) -> Any:
-            x, like = inputs
-            (top, left), (_, h, w, _) = self.offset, keras.ops.shape(like)
-            return x[:, top : top + h, left : left + w, :]
 
-        def compute_output_shape(self, shapes: Any) -> Any:
-            return (shapes[0][0], *shapes[1][1:3], shapes[0][3])
+def _add(x: Any, y: Any, *, activation: str | None) -> Any:
+    return tensorflow().keras.activations.get(activation)(x + y)
 
-    return Crop
+
+def _concat(*tensors: Any) -> Any:
+    return tensorflow().concat(tensors, axis=-1)
+
+
+def _crop(x: Any, like: Any, *, offset: list[int]) -> Any:
+    (top, left), (_, h, w, _) = offset, tensorflow().keras.ops.shape(like)
+    return x[:, top : top + h, left : left + w, :]
+
+
+def _resize(x: Any, like: Any) -> Any:
+    """Bilinear with half-pixel centres; in float64, which tf.image does not know, by matrices."""
+    tf, size = tensorflow(), tensorflow().keras.ops.shape(like)[1:3]
+    if x.dtype == "float32":
+        return tf.image.resize(x, size)
+    weights = []
+    for old, new in zip(x.shape[1:3], size, strict=True):
+        centre = (tf.range(new, dtype=x.dtype) + 0.5) * old / new - 0.5
+        distance = tf.clip_by_value(centre, 0, old - 1)[:, None] - tf.range(old, dtype=x.dtype)
+        weights.append(tf.maximum(1 - abs(distance), 0))
+    return tf.einsum("ip,npqc,jq->nijc", weights[0], x, weights[1])
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "max_pool2d": _max_pool,
+    "add": _add,
+    "concat": _concat,
+    "crop": _crop,
+    "resize2d": _resize,
+}
 
 
 class Trainer:
@@ -208,13 +245,15 @@ class Trainer:
     ) -> None:
         self.tf, self.graph = tensorflow(), graph
         keras = self.tf.keras
-        self.normalised = [n.name for n in graph.nodes if n.attrs.get("activation")]
+        self.normalised = [
+            n.name for n in graph.nodes if n.rule.kernel and n.attrs.get("activation")
+        ]
         x = keras.Input((None, None, graph.channels), name=INPUT)
         tensors = {INPUT: x}
         for node in graph.nodes:
             inputs = [tensors[name] for name in node.inputs]
             changes = {"activation": None, "use_bias": False} if self._has_bn(node) else {}
-            y = _layer(node, "float32", **changes)(inputs if len(inputs) > 1 else inputs[0])
+            y = _apply(node, _layer(node, "float32", **changes), inputs)
             if self._has_bn(node):
                 y = keras.layers.BatchNormalization(
                     momentum=0.95, epsilon=EPSILON, name=f"{node.name}_bn"
@@ -223,7 +262,7 @@ class Trainer:
             tensors[node.name] = y
         self.model = keras.Model(x, tensors[graph.output])
         for node in graph.nodes:
-            if "filters" in node.attrs:
+            if node.rule.kernel is not None:
                 values = _of_node(node, weights)
                 self.model.get_layer(node.name).set_weights(
                     values[:1] if self._has_bn(node) else values
@@ -272,14 +311,15 @@ class Trainer:
         """
         found: dict[str, NDArray[np.float32]] = {}
         for node in self.graph.nodes:
-            if "filters" not in node.attrs:
+            if node.rule.kernel is None:
                 continue
             values = [v.astype(np.float64) for v in self.model.get_layer(node.name).get_weights()]
             if self._has_bn(node):
                 bn = self.model.get_layer(f"{node.name}_bn").get_weights()
                 gamma, beta, mean, variance = (v.astype(np.float64) for v in bn)
                 g = gamma / np.sqrt(variance + EPSILON)
-                values = [values[0] * g, beta - mean * g]
+                last = (-1,) if node.op == "conv2d" else values[0].shape[2:]  # of depthwise: c, m
+                values = [values[0] * g.reshape(last), beta - mean * g]
             for kind, value in zip(("kernel", "bias"), values, strict=False):
                 found[f"{node.name}/{kind}"] = value.astype(np.float32)
         return found

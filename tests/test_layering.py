@@ -45,8 +45,9 @@ LAYERS = {
     "__main__": {"__init__"},
 }
 
-# Modules of fastconv that fcn may import besides the names that fastconv exports.
-OPEN_TO_FCN = {"bounds", "shapes"}
+# Modules of fastconv that fcn may import besides the names that fastconv exports. `spec` has what
+# `bounds` asks for and the range of each activation.
+OPEN_TO_FCN = {"bounds", "shapes", "spec"}
 
 # Other people's packages -> the files and folders that may import them. No others may be imported.
 THIRD_PARTY = {

@@ -54,7 +54,32 @@ def test_architecture_with_options():
     np.testing.assert_array_equal(model.weights["fc6/kernel"], expected["fc6/kernel"])
     assert cli.find_model("two_conv:21").graph == models.two_conv(21)
     assert cli.find_model("two_conv:3:as_printed").graph == models.two_conv(3, as_printed=True)
-    assert cli.find_model("fcn8s:5:width=2:fc=16").graph.node("fc7").attrs["filters"] == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "graph"),
+    [
+        ("fcn32s:3:width=2", models.fcn32s(3, width=2)),
+        ("fcn16s:3:width=2:caffe", models.fcn16s(3, width=2, caffe=True)),
+        ("fcn8s:3:width=2:fc=16", models.fcn8s(3, width=2, fc=16)),
+        ("unet:2:width=4:depth=2", models.unet(2, width=4, depth=2)),
+        ("fcn_resnet50:3:width=2", models.fcn_resnet50(3, width=2)),
+        ("fcn_resnet101:3:width=2", models.fcn_resnet101(3, width=2)),
+        (
+            "fcn_mobilenet:3:width=4:output_stride=16",
+            models.fcn_mobilenet(3, width=4, output_stride=16),
+        ),
+    ],
+)
+def test_every_architecture_has_its_options(text, graph):
+    assert cli.find_model(text).graph == graph
+
+
+def test_info_gives_long_names_room(capsys):
+    assert cli.main(["info", "fcn_resnet50:3:width=2", "--size", "64x32"]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if "backbone" in line]
+    shortcut = "backbone.layer2.0.downsample.0  conv2d      backbone.layer1.2  "
+    assert any(line.startswith(shortcut) and line.endswith("  8 x 4 x 16") for line in table)
 
 
 def test_model_file(model_file):
@@ -68,6 +93,7 @@ def test_model_file(model_file):
         ("two_conv", "is not known"),
         ("two_conv:many", "invalid literal for int"),
         ("two_conv:2:width=3", "unexpected keyword argument 'width'"),
+        ("fcn_mobilenet:2:width=3", "width is a positive multiple of 4, got 3"),
         ("fcn8s:2:width=x", "invalid literal"),
         ("fcn8s:0:width=2", "filters is an integer >= 1, got 0"),
         ("missing.npz", "missing.npz"),

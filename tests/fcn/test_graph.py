@@ -34,6 +34,8 @@ def test_attributes_are_completed():
     [
         (("a", "softmax", ("input",)), r"a: unknown op 'softmax'; known ops: conv2d, "),
         (("a", "add", ("input",)), r"a \(add\) reads 2 inputs, got 1"),
+        (("a", "add", ("b", "c", "d")), r"a \(add\) reads 2 inputs, got 3"),
+        (("a", "concat", ("input",)), r"a \(concat\) reads at least 2 inputs, got 1"),
         (("input", "add", ("a", "b")), "node name 'input'"),
         (("a", "conv2d", ("input",), {"kernel": 3}), r"a \(conv2d\) needs .*'filters'"),
         (("a", "add", ("b", "c"), {"axis": 1}), r"a \(add\) has no attribute \['axis'\]"),
@@ -149,7 +151,7 @@ def test_add_and_crop():
 def test_shapes_need_the_right_input():
     with pytest.raises(ValueError, match=r"reads \(n, h, w, 3\) arrays, got shape \(1, 8, 8, 1\)"):
         one(conv()).shapes((1, 8, 8, 1))
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match=r"c \(conv2d\): window of 3 pixels .* does not fit in 2"):
         one(conv()).shapes((1, 2, 8, 3))
 
 

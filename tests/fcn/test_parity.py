@@ -1,14 +1,18 @@
 """The verdicts of `fcn verify`: by hand on small numbers, then for real against TensorFlow."""
 
+import functools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import fastconv
 from fcn import models, parity
 from fcn.graph import Graph, Model, Node
 from fcn.session import Session
+from tests.fcn.networks import EVERY_OP, NARROW
+from tests.helpers import assert_within
 
 SUM = Node("sum", "add", ("input", "input"))
 
@@ -127,11 +131,7 @@ def test_report_lists_every_broken_rule():
 # --- against TensorFlow ------------------------------------------------------------------------
 
 tensorflow = pytest.mark.tensorflow
-GRAPHS = {
-    "two_conv": models.two_conv(21),
-    "as_printed": models.two_conv(5, 1, as_printed=True),
-    "fcn8s": models.fcn8s(4, width=4, fc=32, fc_kernel=3),
-}
+GRAPHS = NARROW | EVERY_OP
 
 
 def random_model(graph, seed=0):
@@ -148,6 +148,7 @@ def noise(model, h, w):
 def test_verify_passes(name, size):
     pytest.importorskip("tensorflow")
     model = random_model(GRAPHS[name])
+    size = (40, 52) if name == "unet" and size == (37, 50) else size
     report = parity.verify(model, noise(model, *size))
     assert report.passed, str(report)
     assert [layer.name for layer in report.layers] == [node.name for node in model.graph.nodes]
@@ -170,24 +171,60 @@ def test_winograd_is_judged_by_its_own_bound():
     assert {layer.algorithm for layer in report.layers} == {"", "direct", "winograd_f4"}
 
 
+@tensorflow
+@pytest.mark.parametrize("new", [(1, 1), (3, 100), (64, 50), (447, 448), (640, 5)], ids=str)
+@pytest.mark.parametrize("old", [(1, 1), (7, 2), (56, 57), (400, 9)], ids=str)
+def test_tensorflows_bilinear_error_has_a_bound(old, new):
+    """Against matrices in float64, for one smooth and one wild channel."""
+    tf = pytest.importorskip("tensorflow")
+    x = np.random.default_rng(0).normal(size=(2, *old, 2)).astype(np.float32)
+    x[..., 0] = np.add.outer(np.arange(old[0]), np.arange(old[1])) / 8
+
+    def matrix(size, out):
+        centre = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
+        return np.maximum(1 - np.abs(centre[:, None] - np.arange(size)), 0)
+
+    rows, cols = (matrix(*sizes) for sizes in zip(old, new, strict=True))
+    exact = np.einsum("ip,npqc,jq->nijc", rows, x.astype(np.float64), cols, optimize=True)
+    bound = parity._resize_bound(x, new)
+    assert bound.shape == exact.shape
+    assert bound.max() < 1e-4 * np.abs(x).max()
+    assert_within(tf.image.resize(x, new).numpy(), exact, bound)
+
+
+@tensorflow
+@pytest.mark.parametrize("coordinates", ["asymmetric", "align_corners"])
+def test_other_coordinates_break_the_bound_of_a_resize(monkeypatch, coordinates):
+    pytest.importorskip("tensorflow")
+    model = random_model(GRAPHS["fcn_mobilenet"])
+    wrong = functools.partial(fastconv.resize2d, coordinates=coordinates)
+    monkeypatch.setattr(fastconv, "resize2d", wrong)
+    report = parity.verify(model, noise(model, 45, 70))
+    assert [layer.name for layer in report.layers if not layer.passed] == ["out"]
+
+
 def perturbed(model, node, tensors):
     """The model with one weight of a node slightly off: one that joins two channels in use."""
     kernel = model.weights[f"{node.name}/kernel"].copy()
     c, k = (int(tensors[t].mean(axis=(0, 1, 2)).argmax()) for t in (node.inputs[0], node.name))
+    if node.op == "depthwise_conv2d":
+        c, k = divmod(k, kernel.shape[3])
     taps = kernel[..., k, c] if node.op == "conv2d_transpose" else kernel[..., c, k]
     taps[taps.shape[0] // 2, taps.shape[1] // 2] += 0.05 * np.abs(kernel).max()
     return Model(model.graph, {**model.weights, f"{node.name}/kernel": kernel})
 
 
 @tensorflow
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize(
+    "name", sorted(GRAPHS.keys() - {"fcn_resnet101", "fcn16s_caffe", "fcn32s_caffe"})
+)
 def test_perturbed_weight_breaks_its_layer_and_no_other(name):
     """A few layers in turn; only our side has the wrong weight."""
     pytest.importorskip("tensorflow")
     model = random_model(GRAPHS[name])
-    x = noise(model, 33, 40)
+    x = noise(model, 36 if name == "unet" else 33, 40)
     tensors = {"input": x} | {node.name: y for node, y in Session(model).layers(x)}
-    nodes = [node for node in model.graph.nodes if "filters" in node.attrs]
+    nodes = [node for node in model.graph.nodes if node.rule.kernel]
     for node in nodes[:: max(1, len(nodes) // 4)]:
         report = parity.verify(model, x, Session(perturbed(model, node, tensors)))
         assert [layer.name for layer in report.layers if not layer.passed] == [node.name]

@@ -7,6 +7,7 @@ import pytest
 
 from fcn import models, tf_reference
 from fcn.graph import Graph, Node
+from tests.fcn.networks import EVERY_OP
 
 pytestmark = pytest.mark.tensorflow
 
@@ -89,63 +90,34 @@ def test_every_node_has_the_shape_that_the_graph_infers(hw):
     assert {k: tuple(y.shape) for k, y in results.items()} | {"input": (2, *hw, 3)} == expected
 
 
-EVERY_OP = Graph(
-    "every op",
-    2,
-    (
-        Node(
-            "a",
-            "conv2d",
-            ("input",),
-            {
-                "filters": 4,
-                "kernel": [3, 2],
-                "dilation": [1, 2],
-                "padding": "same",
-                "activation": "relu6",
-            },
-        ),
-        Node(
-            "b",
-            "conv2d",
-            ("a",),
-            {"filters": 4, "kernel": 1, "stride": [2, 3], "padding": "same", "use_bias": False},
-        ),
-        Node("c", "max_pool2d", ("b",), {"size": [3, 2], "stride": 2, "padding": "same"}),
-        Node("d", "conv2d_transpose", ("c",), {"filters": 4, "kernel": [3, 5], "stride": 2}),
-        Node("e", "crop", ("d", "b"), {"offset": [1, 0]}),
-        Node("f", "add", ("e", "b")),
-    ),
-    "f",
-)
-
-
-def test_one_node_at_a_time_gives_the_same():
-    weights, x = random_weights(EVERY_OP), noise((1, 11, 19, 2))
-    model = tf_reference.build(EVERY_OP, weights)
+@pytest.mark.parametrize("graph", EVERY_OP.values(), ids=EVERY_OP)
+def test_one_node_at_a_time_gives_the_same(graph):
+    weights, x = random_weights(graph), noise((1, 11, 19, 3))
+    model = tf_reference.build(graph, weights)
     tensors = {"input": x} | {
-        name: y.numpy() for name, y in tf_reference.every_output(model, EVERY_OP)(x).items()
+        name: y.numpy() for name, y in tf_reference.every_output(model, graph)(x).items()
     }
-    shapes = EVERY_OP.shapes(x.shape)
-    for node in EVERY_OP.nodes:
+    shapes = graph.shapes(x.shape)
+    for node in graph.nodes:
         inputs = [tensors[name] for name in node.inputs]
         y = tf_reference.layer_call(node, inputs, weights)
         np.testing.assert_array_equal(y, tensors[node.name])
         assert y.shape == shapes[node.name]
 
 
-def test_double_precision():
-    weights, x = random_weights(SMALL), noise((1, 40, 40, 3))
-    single = tf_reference.build(SMALL, weights)(x).numpy()
-    double = tf_reference.build(SMALL, weights, "float64")(x.astype(np.float64)).numpy()
+@pytest.mark.parametrize("graph", [SMALL, *EVERY_OP.values()], ids=lambda graph: graph.name)
+def test_double_precision(graph):
+    weights, x = random_weights(graph), noise((1, 40, 37, 3))
+    single = tf_reference.build(graph, weights)(x).numpy()
+    double = tf_reference.build(graph, weights, "float64")(x.astype(np.float64)).numpy()
     assert (single.dtype, double.dtype) == (np.float32, np.float64)
     error = np.linalg.norm(single - double) / np.linalg.norm(double)
     assert 0 < error < 1e-5
-    node = SMALL.nodes[0]
+    node = graph.nodes[0]
     assert tf_reference.layer_call(node, [x], weights, "float64").dtype == np.float64
 
 
-@pytest.mark.parametrize("graph", [SMALL, EVERY_OP], ids=lambda g: g.name)
+@pytest.mark.parametrize("graph", [SMALL, *EVERY_OP.values()], ids=lambda g: g.name)
 def test_weights_come_back_bit_for_bit(graph):
     weights = random_weights(graph)
     back = tf_reference.get_weights(tf_reference.build(graph, weights), graph)
@@ -163,9 +135,17 @@ TINY = Graph(
         Node("b", "max_pool2d", ("a",), {"size": 2, "stride": 2}),
         Node("c", "conv2d", ("b",), {"filters": 6, "kernel": 3, "padding": "same",
                                      "activation": "relu"}),
-        Node("d", "conv2d_transpose", ("c",), {"filters": 3, "kernel": 2, "stride": 2}),
+        Node("d", "depthwise_conv2d", ("c",), {"kernel": 3, "padding": [[1, 1], [1, 1]],
+                                               "activation": "relu6"}),
+        Node("e", "depthwise_conv2d", ("b",), {"kernel": 1, "multiplier": 3,
+                                               "activation": "relu"}),
+        Node("f", "conv2d", ("e",), {"filters": 6, "kernel": 1}),
+        Node("g", "add", ("d", "f"), {"activation": "relu"}),
+        Node("h", "concat", ("g", "b")),
+        Node("i", "conv2d_transpose", ("h",), {"filters": 3, "kernel": 2, "stride": 2}),
+        Node("j", "resize2d", ("i", "input")),
     ),
-    "d",
+    "j",
 )  # fmt: skip
 
 

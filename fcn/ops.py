@@ -1,0 +1,199 @@
+"""The operations of a graph: one row for each, with its attributes and its rules for shapes.
+
+An operation is added in four places: here, in `fcn.session` (how it runs), in `fcn.tf_reference`
+(what TensorFlow calls it) and in `fcn.parity` (how far the two may lie apart).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastconv import shapes, spec
+
+__all__ = ["OPS", "REQUIRED", "Op", "Shape", "checked"]
+
+Shape = tuple[int, int, int, int]
+Attrs = Mapping[str, Any]
+Pair = shapes.Pair
+REQUIRED = object()
+
+LEAST = {"kernel": 1, "stride": 1, "dilation": 1, "size": 1, "offset": 0}  # of each of a pair
+COUNTS = ("filters", "multiplier")
+FLAGS = ("use_bias", "ceil_mode")
+PADDINGS = ("valid", "same")
+
+
+@dataclass(frozen=True)
+class Op:
+    """What a graph knows of one operation.
+
+    Attributes
+    ----------
+    attrs : dict
+        Attributes with their defaults; `REQUIRED` where there is none.
+    size : function of (attrs, shapes of the inputs)
+        Height and width of the result; ValueError if the shapes do not fit.
+    channels : function of (attrs, channels of the inputs)
+        Channels of the result; by default those of the first input.
+    kernel : function of (attrs, channels of the first input), optional
+        Shape of the weights of an operation that has any.
+    inputs : int
+        How many tensors it reads.
+    more : bool
+        Whether it reads any number of tensors from `inputs` on.
+    """
+
+    attrs: dict[str, Any]
+    size: Callable[[Attrs, Sequence[Shape]], Pair]
+    channels: Callable[[Attrs, Sequence[int]], int] = lambda _, c: c[0]
+    kernel: Callable[[Attrs, int], Shape] | None = None
+    inputs: int = 1
+    more: bool = False
+
+
+def checked(op: str, key: str, value: Any) -> Any:
+    """An attribute in its one stored form, which is that of JSON: lists instead of tuples.
+
+    Raises
+    ------
+    ValueError
+        For a value out of range; the message begins with the attribute.
+    """
+    if key in LEAST:
+        pair = list(value) if isinstance(value, (list, tuple)) else [value, value]
+        if len(pair) != 2 or not _integers(pair, LEAST[key]):
+            raise ValueError(f"{key} is one or two integers >= {LEAST[key]}: {value!r}")
+        return pair
+    if key in COUNTS and not _integers([value], 1):
+        raise ValueError(f"{key} is an integer >= 1, got {value!r}")
+    if key in FLAGS and not isinstance(value, bool):
+        raise ValueError(f"{key} is True or False, got {value!r}")
+    if key == "activation" and value not in tuple(spec.ACTIVATIONS):
+        raise ValueError(f"activation is one of {tuple(spec.ACTIVATIONS)}, got {value!r}")
+    if key == "padding" and value not in PADDINGS:
+        if op == "conv2d_transpose":
+            raise ValueError(f"padding is 'valid' or 'same', got {value!r}")
+        return _sides(value)
+    return value
+
+
+def _integers(values: Iterable[Any], least: int) -> bool:
+    return all(type(value) is int and value >= least for value in values)
+
+
+def _sides(value: Any) -> list[list[int]]:
+    rows = value if isinstance(value, (list, tuple)) else ()
+    sides = [list(side) if isinstance(side, (list, tuple)) else [] for side in rows]
+    if [len(side) for side in sides] != [2, 2] or not _integers(sides[0] + sides[1], 0):
+        raise ValueError(
+            f"padding is 'valid', 'same' or [[top, bottom], [left, right]] of integers >= 0, "
+            f"got {value!r}"
+        )
+    return sides
+
+
+def _axes(attrs: Attrs, window: str, x: Shape) -> list[tuple[int, int, int, Pair, int]]:
+    """Size, taps, stride, padding and dilation of the height and of the width."""
+    dilation = tuple(attrs.get("dilation", (1, 1)))
+    sizes = x[1:3], tuple(attrs[window]), tuple(attrs["stride"])
+    pads = shapes.resolve_padding(attrs["padding"], *sizes, dilation, "padding")
+    return list(zip(*sizes, pads, dilation, strict=True))
+
+
+def _slide(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
+    rows, cols = (shapes.conv_out(*axis) for axis in _axes(attrs, "kernel", inputs[0]))
+    return rows, cols
+
+
+def _pool(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
+    found = []
+    for name, axis in zip(shapes.AXES, _axes(attrs, "size", inputs[0]), strict=True):
+        size, taps, stride, pad, _ = axis
+        found.append(shapes.conv_out(*axis, attrs["ceil_mode"]))
+        window = shapes.empty_window(size, found[-1], taps, stride, pad[0])
+        if window is not None:
+            raise ValueError(
+                f"window {window} of the {name} holds only padding (size {size}, window {taps}, "
+                f"stride {stride}, padding {pad}); pad less"
+            )
+    return found[0], found[1]
+
+
+def _spread(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
+    _, size = shapes.resolve_transpose_padding(
+        attrs["padding"], inputs[0][1:3], tuple(attrs["kernel"]), tuple(attrs["stride"]), (1, 1),
+        "padding",
+    )  # fmt: skip
+    return size
+
+
+def _sum(_: Attrs, inputs: Sequence[Shape]) -> Pair:
+    if inputs[0] != inputs[1]:
+        raise ValueError(f"shapes {inputs[0]} and {inputs[1]} differ")
+    return inputs[0][1:3]
+
+
+def _side_by_side(_: Attrs, inputs: Sequence[Shape]) -> Pair:
+    if len({shape[1:3] for shape in inputs}) > 1:
+        raise ValueError(
+            f"heights and widths differ in the shapes {', '.join(map(str, inputs))}; use an input "
+            "whose height and width are multiples of the graph's total_stride"
+        )
+    return inputs[0][1:3]
+
+
+def _cut(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
+    (top, left), (_, h, w, _), (_, rows, cols, _) = attrs["offset"], *inputs
+    if top + rows > h or left + cols > w:
+        raise ValueError(f"no {rows} x {cols} pixels at offset {[top, left]} in {h} x {w}")
+    return rows, cols
+
+
+def _like(_: Attrs, inputs: Sequence[Shape]) -> Pair:
+    (h, w), (rows, cols) = inputs[0][1:3], inputs[1][1:3]
+    if not (h and w and rows and cols):
+        raise ValueError(f"cannot resize {h} x {w} pixels to {rows} x {cols}")
+    return rows, cols
+
+
+CONVOLUTION = {
+    "kernel": REQUIRED,
+    "stride": 1,
+    "padding": "valid",
+    "dilation": 1,
+    "activation": None,
+    "use_bias": True,
+}
+OPS: dict[str, Op] = {
+    "conv2d": Op(
+        {"filters": REQUIRED, **CONVOLUTION},
+        _slide,
+        channels=lambda a, _: int(a["filters"]),
+        kernel=lambda a, c: (*a["kernel"], c, a["filters"]),
+    ),
+    "depthwise_conv2d": Op(
+        {"multiplier": 1, **CONVOLUTION},
+        _slide,
+        channels=lambda a, c: c[0] * int(a["multiplier"]),
+        kernel=lambda a, c: (*a["kernel"], c, a["multiplier"]),
+    ),
+    "conv2d_transpose": Op(
+        {
+            "filters": REQUIRED,
+            "kernel": REQUIRED,
+            "stride": 1,
+            "padding": "valid",
+            "use_bias": True,
+        },
+        _spread,
+        channels=lambda a, _: int(a["filters"]),
+        kernel=lambda a, c: (*a["kernel"], a["filters"], c),
+    ),
+    "max_pool2d": Op(
+        {"size": REQUIRED, "stride": REQUIRED, "padding": "valid", "ceil_mode": False}, _pool
+    ),
+    "add": Op({"activation": None}, _sum, inputs=2),
+    "concat": Op({}, _side_by_side, channels=lambda _, c: sum(c), inputs=2, more=True),
+    "crop": Op({"offset": [0, 0]}, _cut, inputs=2),
+    "resize2d": Op({}, _like, inputs=2),
+}

@@ -1,0 +1,224 @@
+"""Networks that several tests run, and an oracle for those whose numbers stay whole.
+
+The oracle shares nothing with the packages under test but the graph.
+"""
+
+import numpy as np
+import scipy.signal
+
+from fcn import models
+from fcn.graph import Graph, Model, Node
+
+# Every architecture with all of its layers, but few channels.
+NARROW = {
+    "two_conv": models.two_conv(4),
+    "as_printed": models.two_conv(4, 1, as_printed=True),
+    "fcn32s": models.fcn32s(3, width=2, fc=8, fc_kernel=3),
+    "fcn16s": models.fcn16s(3, width=2, fc=8, fc_kernel=5),
+    "fcn8s": models.fcn8s(3, width=2, fc=8, fc_kernel=3),
+    "fcn32s_caffe": models.fcn32s(3, 1, width=2, fc=8, caffe=True),
+    "fcn16s_caffe": models.fcn16s(3, width=2, fc=8, caffe=True),
+    "fcn8s_caffe": models.fcn8s(3, width=2, fc=8, caffe=True),
+    "unet": models.unet(3, width=2, depth=2),
+    "fcn_resnet50": models.fcn_resnet50(3, width=4),
+    "fcn_resnet101": models.fcn_resnet101(3, width=2),
+    "fcn_mobilenet": models.fcn_mobilenet(3, width=4),
+    "fcn_mobilenet_16": models.fcn_mobilenet(3, width=4, output_stride=16),
+}
+
+
+def conv(name, x, filters, **attrs):
+    return Node(name, "conv2d", (x,), {"filters": filters, "kernel": 3, **attrs})
+
+
+def pool(name, x, size=2, stride=2, **attrs):
+    return Node(name, "max_pool2d", (x,), {"size": size, "stride": stride, **attrs})
+
+
+def named_padding():
+    """c1 is fusable where sizes are even, c2 is read twice, c4 is pooled by a window of 3x3."""
+    up = {"filters": 3, "kernel": [4, 3], "stride": [4, 2], "padding": "same"}
+    nodes = (
+        conv("c1", "input", 5, padding="same", activation="relu"),
+        pool("p1", "c1", padding="same"),
+        conv("c2", "p1", 4, padding="same", activation="relu6", dilation=2),
+        pool("p2", "c2", padding="same"),
+        conv("c3", "p2", 4, padding="same", use_bias=False, stride=[2, 1]),
+        conv("c4", "c2", 4, kernel=[1, 3], padding="same"),
+        pool("p4", "c4", size=3, padding="same"),
+        Node("p4c", "crop", ("p4", "c3"), {"offset": [0, 0]}),
+        Node("sum", "add", ("c3", "p4c")),
+        Node("up", "conv2d_transpose", ("sum",), up),
+    )
+    return Graph("named_padding", 3, nodes, "up")
+
+
+def explicit_padding():
+    """Lopsided padding, depthwise layers, channels side by side, windows that are rounded up."""
+    wide = {"kernel": [3, 2], "multiplier": 2, "padding": "same", "dilation": [1, 2]}
+    even = {"kernel": 3, "multiplier": 2, "padding": [[1, 1], [1, 1]], "use_bias": False}
+    strided = {"kernel": 3, "stride": 2, "padding": [[0, 2], [1, 0]], "activation": "relu"}
+    nodes = (
+        conv("a", "input", 4, padding=[[2, 0], [0, 1]], stride=[2, 1], activation="relu"),
+        Node("b", "depthwise_conv2d", ("a",), {**wide, "activation": "relu6"}),
+        Node("c", "depthwise_conv2d", ("a",), even),
+        Node("sum", "add", ("b", "c"), {"activation": "relu6"}),
+        Node("cat", "concat", ("sum", "a", "b")),
+        pool("p", "cat", size=[3, 2], stride=[2, 3], padding=[[1, 0], [0, 1]], ceil_mode=True),
+        Node("d", "depthwise_conv2d", ("p",), strided),
+        Node("up", "conv2d_transpose", ("d",), {"filters": 3, "kernel": 2, "stride": 2}),
+        Node("twice", "resize2d", ("d", "up")),
+        Node("pair", "concat", ("twice", "up")),
+        conv("e", "pair", 4, padding="same", activation="relu"),
+        pool("ep", "e", ceil_mode=True),
+        conv("score", "ep", 3, kernel=1),
+    )
+    return Graph("explicit_padding", 3, nodes, "score")
+
+
+EVERY_OP = {"named_padding": named_padding(), "explicit_padding": explicit_padding()}
+
+
+def integers(shape, seed, low=-2, high=3):
+    return np.random.default_rng(seed).integers(low, high, shape).astype(np.float32)
+
+
+def integer_model(graph, seed=0):
+    """Sparse weights in -1 .. 1, so that sums stay exact in float32 through all layers."""
+    weights = {}
+    for i, (name, shape) in enumerate(graph.parameters().items()):
+        keep = np.random.default_rng(seed + i).random(shape) < 0.3
+        weights[name] = integers(shape, seed + 100 + i, -1, 2) * keep.astype(np.float32)
+    return Model(graph, weights)
+
+
+# --- the oracle --------------------------------------------------------------------------------
+
+
+def sides(size, window, stride, padding, axis):
+    """Padding before and after an axis."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "same":
+        total = max((-(-size // stride) - 1) * stride + window - size, 0)
+        return total // 2, total - total // 2
+    return padding[axis]
+
+
+def oracle_conv2d(x, w, b, a):
+    (dh, dw), (sh, sw) = a["dilation"], a["stride"]
+    kernel = np.zeros(((w.shape[0] - 1) * dh + 1, (w.shape[1] - 1) * dw + 1, *w.shape[2:]))
+    kernel[::dh, ::dw] = w
+    pads = [sides(x.shape[1 + i], kernel.shape[i], a["stride"][i], a["padding"], i) for i in (0, 1)]
+    x = np.pad(x, [(0, 0), *pads, (0, 0)])
+    y = np.stack(
+        [
+            sum(
+                scipy.signal.correlate(x[..., c], kernel[None, :, :, c, k], "valid")
+                for c in range(w.shape[2])
+            )
+            for k in range(w.shape[3])
+        ],
+        axis=-1,
+    )[:, ::sh, ::sw]
+    # SciPy may use an FFT; the true sums are multiples of 1/16, which `doubled` makes
+    return activated(np.rint(16 * y) / 16 + b, a["activation"])
+
+
+def oracle_depthwise_conv2d(x, w, b, a):
+    maps = [
+        oracle_conv2d(x[..., [c]], w[:, :, [c]][..., [m]], 0, {**a, "activation": None})
+        for c in range(w.shape[2])
+        for m in range(w.shape[3])
+    ]
+    return activated(np.concatenate(maps, axis=-1) + b, a["activation"])
+
+
+def oracle_conv2d_transpose(x, w, b, a):
+    (sh, sw), (kh, kw) = a["stride"], w.shape[:2]
+    n, h, v, _ = x.shape
+    full = np.zeros((n, (h - 1) * sh + max(kh, sh), (v - 1) * sw + max(kw, sw), w.shape[2]))
+    for p, q in np.ndindex(kh, kw):
+        full[:, p : p + (h - 1) * sh + 1 : sh, q : q + (v - 1) * sw + 1 : sw] += x @ w[p, q].T
+    if a["padding"] == "same":
+        top, left = max(kh - sh, 0) // 2, max(kw - sw, 0) // 2
+        full = full[:, top : top + h * sh, left : left + v * sw]
+    return full + b
+
+
+def window_starts(size, window, stride, pads, ceil_mode):
+    """Where windows start in the padded axis: those that fit, and one more that rounds up."""
+    room, starts = size + sum(pads), [0]
+    while True:
+        following = starts[-1] + stride
+        uncovered = starts[-1] + window < room and following < size + pads[0]
+        if following + window > room and not (ceil_mode and uncovered):
+            return starts
+        starts.append(following)
+
+
+def oracle_max_pool2d(x, a):
+    pads, starts = [], []
+    for i in (0, 1):
+        size, window, stride = x.shape[1 + i], a["size"][i], a["stride"][i]
+        before, after = sides(size, window, stride, a["padding"], i)
+        starts.append(window_starts(size, window, stride, (before, after), a["ceil_mode"]))
+        pads.append((before, after + window))
+    x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=-np.inf)
+    (kh, kw), (rows, cols) = a["size"], starts
+    return np.stack(
+        [
+            np.stack([x[:, r : r + kh, c : c + kw].max(axis=(1, 2)) for c in cols], axis=1)
+            for r in rows
+        ],
+        axis=1,
+    )
+
+
+def doubled(x):
+    """(n, h, w, c) to (n, 2h, 2w, c): new pixels lie a quarter from the centre of their cell."""
+    for axis in (1, 2):
+        n = x.shape[axis]
+        before = x.take(np.maximum(np.arange(n) - 1, 0), axis)
+        after = x.take(np.minimum(np.arange(n) + 1, n - 1), axis)
+        pair = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
+        shape = [*x.shape]
+        shape[axis] *= 2
+        x = np.stack(pair, axis + 1).reshape(shape)
+    return x
+
+
+def activated(x, activation):
+    return x if activation is None else np.clip(x, 0, 6 if activation == "relu6" else None)
+
+
+FILTERS = {
+    "conv2d": oracle_conv2d,
+    "depthwise_conv2d": oracle_depthwise_conv2d,
+    "conv2d_transpose": oracle_conv2d_transpose,
+}
+
+
+def oracle(model, x):
+    """Every tensor of the graph, in float64."""
+    tensors = {"input": x.astype(np.float64)}
+    for node in model.graph.nodes:
+        a, inputs = node.attrs, [tensors[name] for name in node.inputs]
+        x = inputs[0]
+        if node.op in FILTERS:
+            w = model.weights[f"{node.name}/kernel"].astype(np.float64)
+            y = FILTERS[node.op](x, w, model.weights.get(f"{node.name}/bias", 0), a)
+        elif node.op == "max_pool2d":
+            y = oracle_max_pool2d(x, a)
+        elif node.op == "add":
+            y = activated(inputs[0] + inputs[1], a["activation"])
+        elif node.op == "concat":
+            y = np.concatenate(inputs, axis=-1)
+        elif node.op == "resize2d":
+            y = doubled(x)
+            assert y.shape[:3] == inputs[1].shape[:3]
+        else:
+            (top, left), (_, h, v, _) = a["offset"], inputs[1].shape
+            y = x[:, top : top + h, left : left + v]
+        tensors[node.name] = y
+    return tensors
