@@ -1,13 +1,17 @@
 """The bounds hold, are nearly reached where that can be arranged, and catch small mistakes."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from fastconv import bounds, reference
-from fastconv.cook_toom import POINTS, cook_toom
+from fastconv.bounds import _sums
+from fastconv.bounds import _winograd as steps
+from fastconv.cook_toom import TILES, algorithm
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from tests.arithmetic import Rounding, winograd
 from tests.helpers import assert_within, normals
 
 U = {"float32": 2.0**-24, "float64": 2.0**-53}
@@ -64,39 +68,6 @@ def test_a_fused_pool_has_the_largest_bound_of_its_window(algorithm):
     np.testing.assert_array_equal(fused, plain[:, :, :6].reshape(2, 3, 2, 3, 2, 4).max(axis=(2, 4)))
 
 
-def winograd(x, w, bias, spec, order=1):
-    """F(4x4, 3x3) with every operation rounded to the working precision, by plain NumPy."""
-    dtype = np.dtype(spec.dtype)
-    exact = [np.array(matrix, np.float64) for matrix in cook_toom(4, 3, POINTS[4, 3])]
-    at, _, bt = (matrix.astype(dtype) for matrix in exact)
-    _, h, width, k = spec.conv_out
-    down, across = -(-h // 4), -(-width // 4)
-    tiles = np.zeros((spec.x[0], 4 * down + 2, 4 * across + 2, spec.x[3]), dtype)
-    (top, _), (left, _) = spec.pad
-    part = tiles[:, top : top + spec.x[1], left : left + spec.x[2]]
-    part[...] = x[:, : part.shape[1], : part.shape[2]]
-    tiles = np.lib.stride_tricks.sliding_window_view(tiles, (6, 6), (1, 2))[:, ::4, ::4]
-
-    def both_sides(matrix, blocks):
-        """``matrix @ block @ matrix.T`` over the last two axes, one rounded step at a time."""
-        for _ in range(2):
-            terms = matrix[:, :] * blocks[..., None, :]
-            total = terms[..., 0]
-            for i in range(1, terms.shape[-1]):
-                total = total + terms[..., i]
-            blocks = total.swapaxes(-1, -2)
-        return blocks
-
-    u = both_sides(exact[1], w.transpose(2, 3, 0, 1).astype(np.float64)).astype(dtype)
-    v = both_sides(bt, tiles)
-    total = np.zeros((*v.shape[:3], k, 6, 6), dtype)
-    for c in range(spec.x[3])[::order]:
-        total += v[:, :, :, c, None] * u[c]
-    y = both_sides(at, total) + bias[:, None, None]
-    assert y.dtype == dtype
-    return y.transpose(0, 1, 4, 2, 5, 3).reshape(spec.x[0], 4 * down, -1, k)[:, :h, :width]
-
-
 WINOGRADS = [
     Conv2d((1, 8, 8, 1), (3, 3, 1, 2)),
     Conv2d((2, 7, 10, 5), (3, 3, 5, 3), pad=ONE),
@@ -114,23 +85,26 @@ def test_winograd_stays_within_its_bound(spec, order, dtype):
     for x in (normals(spec.x, 1, dtype), np.abs(normals(spec.x, 1, dtype)) + 10):
         expected = reference.conv2d(x, w, b, spec)
         bound = bounds.conv2d(x, w, b, spec, "winograd_f4")
-        error = np.abs(winograd(x, w, b, spec, order) - expected)
+        error = np.abs(winograd(x, w, b, spec, 4, Rounding(dtype), order) - expected)
         assert_within(error, np.zeros(spec.out), bound)
         assert error.max() > bound.max() / 3000  # so the bound says something
 
 
-def test_winograd_has_the_matrices_right():
+@pytest.mark.parametrize("r, stride, m", [(*key, m) for key, sizes in TILES.items() for m in sizes])
+def test_winograd_has_the_matrices_right(r, stride, m):
     """One pixel and one tap: all other errors vanish, and the formula can be written out."""
-    spec = Conv2d((1, 4, 4, 1), (3, 3, 1, 1), pad=ONE)
-    at, g, bt = (np.abs(np.array(m, float)) for m in cook_toom(4, 3, POINTS[4, 3]))
+    a = stride * (m - 1) + r
+    spec = Conv2d((1, a, a, 1), (r, r, 1, 1), (stride, stride))
+    at, g, bt = (np.abs(np.array(matrix, float)) for matrix in algorithm(m, r, stride))
     x, w = np.zeros(spec.x), np.zeros(spec.w)
-    x[0, 1, 2, 0], w[0, 1, 0, 0] = 3, 5
+    x[0, 2, 3, 0], w[0, 1, 0, 0] = 3, 5
     u = 5 * np.outer(g[:, 0], g[:, 1])
     v = 3 * np.outer(bt[:, 2], bt[:, 3])
-    # U once; V twice 4 + 2; the sum once; Y twice 5 + 2, and the bias.
-    expected = at @ (u * v) @ at.T * (1 + 12 + 1 + 15) * 2.0**-24
-    bound = bounds.conv2d(x, w, None, spec, "winograd_f4")[0, :, :, 0]
-    np.testing.assert_allclose(bound, expected, rtol=1e-4)
+    # U once; each pass over V and over Y its terms + 2; the sum once; the bias.
+    passes = sum(np.count_nonzero(matrix, axis=1).max() + 2 for matrix in (bt, at))
+    expected = at @ (u * v) @ at.T * (1 + 2 * passes + 1 + 1) * 2.0**-24
+    bound = bounds.conv2d(x, w, None, spec, f"winograd_f{m}")[0, :, :, 0]
+    np.testing.assert_allclose(bound, expected, rtol=1e-4, atol=1e-40)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "winograd_f4"])
@@ -144,26 +118,106 @@ def test_a_small_mistake_breaks_the_bound(algorithm):
     assert (error > bounds.conv2d(x, w, b, spec, algorithm)).any()
 
 
-def test_winograd_in_pieces_is_the_same(monkeypatch):
-    spec = Conv2d((1, 13, 9, 3), (3, 3, 3, 2), pad=ONE)
+KINDS = ["guaranteed", "probabilistic"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["direct", "winograd_f4"])
+def test_in_pieces_it_is_the_same(name, kind, monkeypatch):
+    spec = Conv2d((1, 13, 9, 3), (3, 3, 3, 5), pad=ONE)
+    x, w, b = normals(spec.x, 1), normals(spec.w, 2), normals(5, 3)
+    add = normals(spec.conv_out, 4)
+    whole = bounds.conv2d(x, w, b, spec, name, add=add, kind=kind)
+    monkeypatch.setattr(_sums, "CHUNK", 1)
+    monkeypatch.setattr(steps, "PANEL", 2)
+    pieces = bounds.conv2d(x, w, b, spec, name, add=add, kind=kind)
+    np.testing.assert_allclose(pieces, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_groups_are_convolutions_of_their_own(dtype, kind):
+    spec = Conv2d((1, 7, 8, 20), (3, 2, 10, 6), (2, 1), ONE, groups=2, dtype=dtype)
+    x, w, b = normals(spec.x, 1, dtype), normals(spec.w, 2, dtype), normals(6, 3, dtype)
+    add = normals(spec.out, 4, dtype)
+    whole = bounds.conv2d(x, w, b, spec, add=add, kind=kind, confidence=1 - 2e-6)
+    for group in (0, 1):
+        c, k = slice(10 * group, 10 * group + 10), slice(3 * group, 3 * group + 3)
+        one = dataclasses.replace(spec, x=(1, 7, 8, 10), w=(3, 2, 10, 3), groups=1)
+        bound = bounds.conv2d(x[..., c], w[..., k], b[k], one, add=add[..., k], kind=kind,
+                              confidence=1 - 1e-6)  # fmt: skip
+        np.testing.assert_allclose(whole[..., k], bound, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("r, m", [(3, 4), (5, 2)])
+def test_a_dilated_convolution_is_several_dense_ones(r, m, kind):
+    spec = Conv2d((1, 19, 17, 3), (r, r, 3, 2), (1, 1), ((2, 1), (0, 3)), (2, 3))
     x, w, b = normals(spec.x, 1), normals(spec.w, 2), normals(2, 3)
-    whole = bounds.conv2d(x, w, b, spec, "winograd_f4")
-    monkeypatch.setattr(bounds, "CHUNK", 1)
-    np.testing.assert_allclose(bounds.conv2d(x, w, b, spec, "winograd_f4"), whole, rtol=1e-12)
+    name = f"winograd_f{m}"
+    # Each part has its share of the doubt, so that lambda is the same.
+    whole = bounds.conv2d(x, w, b, spec, name, kind=kind, confidence=1 - 1e-6)
+    padded = np.pad(x, ((0, 0), *spec.pad, (0, 0)))
+    for py, px in np.ndindex(2, 3):
+        part = padded[:, py::2, px::3]
+        dense = Conv2d(part.shape, spec.w)
+        share = np.prod(dense.out) / np.prod(spec.out)
+        bound = bounds.conv2d(part, w, b, dense, name, kind=kind, confidence=1 - 1e-6 * share)
+        np.testing.assert_allclose(whole[:, py::2, px::3], bound, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "name, change, reason",
     [
-        {"stride": (2, 1)},
-        {"w": (3, 2, 4, 4)},
-        {"w": (3, 3, 2, 4), "groups": 2},
+        ("winograd_f4", {"stride": (2, 1)}, "got 3x3 with stride (2, 1)"),
+        ("winograd_f4", {"w": (3, 2, 4, 4)}, "got 3x2 with stride (1, 1)"),
+        (
+            "winograd_f6",
+            {"w": (5, 5, 4, 4)},
+            "a 3x3 kernel with stride 1, got 5x5 with stride (1, 1)",
+        ),
+        ("winograd_f2", {"w": (5, 5, 4, 4), "stride": (2, 2)}, "got 5x5 with stride (2, 2)"),
+        ("winograd_f4", {"w": (3, 3, 2, 4), "groups": 2}, "groups=1, got 2"),
+        ("winograd_f4", {"stride": (2, 2), "dilation": (1, 2)}, "stride 2 and dilation (1, 2)"),
     ],
 )
-def test_winograd_is_refused_where_it_cannot_be(change):
+def test_winograd_is_refused_where_it_cannot_be(name, change, reason):
     spec = dataclasses.replace(Conv2d((1, 9, 9, 4), (3, 3, 4, 4)), **change)
-    with pytest.raises(ValueError, match="winograd_f4 needs a 3x3 kernel with stride and groups"):
-        bounds.conv2d(np.zeros(spec.x), np.zeros(spec.w), None, spec, "winograd_f4")
+    assert bounds.supports(spec, name).endswith(reason)
+    with pytest.raises(
+        ValueError, match=f"{name} cannot compute this layer: it needs .*{re.escape(reason)}"
+    ):
+        bounds.conv2d(np.zeros(spec.x), np.zeros(spec.w), None, spec, name)
+
+
+def test_what_each_algorithm_supports():
+    """The table of tiles, and the direct algorithm everywhere."""
+    names = ["direct", "winograd_f2", "winograd_f4", "winograd_f6"]
+    for taps, stride in [(3, 1), (5, 1), (7, 1), (3, 2), (1, 1), (5, 2), (3, 3)]:
+        spec = Conv2d((1, 9, 9, 4), (taps, taps, 4, 4), (stride, stride))
+        served = [name for name in names if not bounds.supports(spec, name)]
+        sizes = sorted(TILES.get((taps, stride), ()))
+        assert served == ["direct", *(f"winograd_f{m}" for m in sizes)]
+
+
+@pytest.mark.parametrize(
+    "name, roundings, last",
+    [("direct", 18 + 2, 1), ("winograd_f2", 2 * (3 + 2) + 2, 2)],
+)
+def test_an_added_operand_is_rounded_once_more(name, roundings, last):
+    """Beside it the sum is nothing. Winograd's algorithm adds it after the bias."""
+    spec = Conv2d((1, 6, 6, 2), (3, 3, 2, 3), pad=ONE)
+    x, w, b = normals(spec.x, 1), normals(spec.w, 2), normals(3, 3)
+    add = 2**30 * (1 + np.abs(normals(spec.out, 4)))
+    bound = bounds.conv2d(x, w, b, spec, name, add=add)
+    np.testing.assert_allclose(bound, roundings * U["float32"] * add, rtol=1e-5)
+    likely = bounds.conv2d(x, w, b, spec, name, add=add, kind="probabilistic")
+    lam = np.sqrt(2 * np.log(2 * add.size / 1e-6))
+    np.testing.assert_allclose(likely, lam * U["float32"] * np.sqrt(last) * add, rtol=1e-3)
+    exact = reference.conv2d(x, w, b, spec)
+    assert_within(exact.astype("float32") + add, exact + add.astype(float), likely)
+    with pytest.raises(ValueError, match="bounds: the spec is for shape"):
+        bounds.conv2d(x, w, b, spec, name, add=add[..., :2])
 
 
 def test_unknown_algorithm_and_wrong_shapes():
@@ -193,6 +247,11 @@ def test_conv2d_transpose_is_the_formula(spec, dtype):
     magnitude = reference.conv2d_transpose(np.abs(x), np.abs(w), np.abs(b), spec)
     expected = relative(terms, dtype) * magnitude
     np.testing.assert_allclose(bounds.conv2d_transpose(x, w, b, spec), expected, rtol=2e-6)
+    add = normals(spec.out, 4, dtype)
+    expected = relative(terms + 1, dtype) * (magnitude + np.abs(add))
+    np.testing.assert_allclose(bounds.conv2d_transpose(x, w, b, spec, add=add), expected, rtol=2e-6)
+    with pytest.raises(ValueError, match="bounds: the spec is for shape"):
+        bounds.conv2d_transpose(x, w, b, spec, add=add[:, 1:])
 
 
 AVERAGES = [
@@ -275,7 +334,7 @@ def test_underflow_is_part_of_the_bound():
     zeros = np.float32(2.0**-76) * np.float32(2.0**-76)
     assert zeros == 0
     assert_within(np.full(spec.out, zeros), expected, bounds.conv2d(x, w, b, spec))
-    fast = winograd(x, w, b, spec)
+    fast = winograd(x, w, b, spec, 4, Rounding("float32"))
     assert_within(fast, expected, bounds.conv2d(x, w, b, spec, "winograd_f4"))
 
 
