@@ -4,13 +4,14 @@ An operation is added in four places: here, in `fcn.session` (how it runs), in `
 (what TensorFlow calls it) and in `fcn.parity` (how far the two may lie apart).
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastconv import shapes, spec
+from fastconv import shapes
 
-__all__ = ["OPS", "REQUIRED", "Op", "Shape", "checked"]
+__all__ = ["ACTIVATIONS", "OPS", "REQUIRED", "Op", "Shape", "checked"]
 
 Shape = tuple[int, int, int, int]
 Attrs = Mapping[str, Any]
@@ -21,6 +22,8 @@ LEAST = {"kernel": 1, "stride": 1, "dilation": 1, "size": 1, "offset": 0}  # of 
 COUNTS = ("filters", "multiplier")
 FLAGS = ("use_bias", "ceil_mode")
 PADDINGS = ("valid", "same")
+# name -> the ends of the interval to which it clamps
+ACTIVATIONS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ def checked(op: str, key: str, value: Any) -> Any:
         raise ValueError(f"{key} is an integer >= 1, got {value!r}")
     if key in FLAGS and not isinstance(value, bool):
         raise ValueError(f"{key} is True or False, got {value!r}")
-    if key == "activation" and value not in tuple(spec.ACTIVATIONS):
-        raise ValueError(f"activation is one of {tuple(spec.ACTIVATIONS)}, got {value!r}")
+    if key == "activation" and value not in tuple(ACTIVATIONS):
+        raise ValueError(f"activation is one of {tuple(ACTIVATIONS)}, got {value!r}")
     if key == "padding" and value not in PADDINGS:
         if op == "conv2d_transpose":
             raise ValueError(f"padding is 'valid' or 'same', got {value!r}")

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 import fastconv
-from fastconv import spec
 from fcn import images
 from fcn.graph import INPUT, Graph, Model, Node, Shape
+from fcn.ops import ACTIVATIONS
 
 __all__ = ["Session", "Step", "compile_node"]
 
@@ -121,7 +121,7 @@ def _resize(x: Array, _: Array, *, num_threads: int | None, out: Array) -> None:
 def _add(x: Array, y: Array, *, activation: str | None, out: Array) -> None:
     np.add(x, y, out=out)
     if activation is not None:
-        np.clip(out, *spec.ACTIVATIONS[activation], out=out)
+        np.clip(out, *ACTIVATIONS[activation], out=out)
 
 
 def _concat(*inputs: Array, out: Array) -> None:

@@ -23,7 +23,7 @@ LAYERS = {
     "threads": set(),
     "spec": {"shapes", "dtypes", "activations"},
     "reference": {"shapes", "activations", "spec"},
-    "bounds": {"shapes", "cook_toom", "spec", "reference"},
+    "bounds": {"shapes", "dtypes", "activations", "cook_toom", "spec", "reference"},
     "cpu": {"shapes", "dtypes", "activations", "cook_toom", "memory", "threads", "spec"},
     "_signal_kernels": set(),
     "signal": {"_signal_kernels", "threads"},

@@ -1,40 +1,11 @@
 """What follows a sum, element by element or over the channels of a pixel: activations, softmax."""
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastconv.activations import ACTIVATIONS
 from fastconv.bounds._rounding import SLACK, U64, Array, gamma, smallest_normal, unit_roundoff
 
-
-def _slope(alpha: Array) -> Array:
-    return np.maximum(np.abs(alpha), 1)
-
-
-# name -> by how much it may enlarge a difference, from the parameter alpha; and its own error, in
-# units in the last place of its result. Half a unit is one rounding.
-#
-# silu(x) = x s(x) with the sigmoid s has its steepest slope where its second derivative
-# s (1 - s) (2 + x (1 - 2 s)) is 0: at x = 2.3994, 1.0998. gelu(x) = x Phi(x), with the normal
-# distribution Phi and density phi, has the second derivative phi (2 - x**2): at x = sqrt(2),
-# Phi + x phi = 1.1290, and its approximation by tanh is as steep. hard_swish(x) = x clip(x + 3, 0,
-# 6) / 6: at x = 3, (2 x + 3) / 6 = 1.5.
-ACTIVATIONS: dict[str | None, tuple[float | Callable[[Array], Array], float]] = {
-    None: (1.0, 0.0),
-    "relu": (1.0, 0.0),
-    "relu6": (1.0, 0.0),
-    "leaky_relu": (_slope, 0.5),
-    "prelu": (_slope, 0.5),
-    "elu": (_slope, 4.0),
-    "sigmoid": (0.25, 4.0),
-    "tanh": (1.0, 4.0),
-    "silu": (1.1, 4.0),
-    "gelu": (1.13, 4.0),
-    "gelu_tanh": (1.13, 4.0),
-    "hard_sigmoid": (1 / 6, 4.0),
-    "hard_swish": (1.5, 4.0),
-}
 EXP_ULPS = 4.0  # error of the exponential function, of the reference, too
 
 
@@ -45,16 +16,16 @@ def activation(
 
     ::
 
-        L * bound + 2 * ulps * u * (|y| + L * bound) + smallest normal number
+        L * bound + 2 * u * (ulps * (|y| + L * bound) + tail) + smallest normal number
 
-    with the function's Lipschitz constant ``L`` and its own error in units in the last place, of
-    which none is larger than ``2 * u`` relatively. Results below the smallest normal number may be
-    flushed to zero. A clamp has no error of its own.
+    with the function's Lipschitz constant ``L`` and its own error in units in the last place of the
+    result, of which none is larger than ``2 * u`` relatively, and of 1. Results below the smallest
+    normal number may be flushed to zero. A clamp has no error of its own.
 
     Parameters
     ----------
     name : None or str
-        A key of the table `ACTIVATIONS`.
+        A key of `fastconv.activations.ACTIVATIONS`.
     y : array_like
         The reference's result, after the activation.
     bound : array_like
@@ -72,13 +43,15 @@ def activation(
     if name not in ACTIVATIONS:
         known = ", ".join(map(repr, ACTIVATIONS))
         raise ValueError(f"bounds.activation: unknown activation {name!r}; use {known}")
-    lipschitz, ulps = ACTIVATIONS[name]
-    if callable(lipschitz) and alpha is None:
-        raise ValueError(f"bounds.activation: {name} needs alpha")
-    slope = lipschitz(np.asarray(alpha, np.float64)) if callable(lipschitz) else lipschitz
+    row = ACTIVATIONS[name]
+    slope: float | Array = row.lipschitz
+    if row.alpha is not None:
+        if alpha is None:
+            raise ValueError(f"bounds.activation: {name} needs alpha")
+        slope = np.maximum(np.abs(np.asarray(alpha, np.float64)), slope)
     passed = slope * np.asarray(bound, np.float64)
-    own = 2 * ulps * unit_roundoff(dtype) * (np.abs(y) + passed)
-    return np.asarray((passed + own + (smallest_normal(dtype) if ulps else 0.0)) * SLACK)
+    own = 2 * unit_roundoff(dtype) * (row.ulps * (np.abs(y) + passed) + row.tail)
+    return np.asarray((passed + own + (smallest_normal(dtype) if row.ulps else 0.0)) * SLACK)
 
 
 def softmax(x: Array, dtype: str, lam: float | None) -> Array:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from fastconv import shapes
 from fastconv.bounds._rounding import Array, gamma, probable, smallest
+from fastconv.dtypes import WORKING
 from fastconv.shapes import Pair
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d
 
@@ -206,6 +207,11 @@ def windows(
 
 def read(array: ArrayLike, shape: tuple[int, ...], dtype: str) -> Array:
     """Read in the working precision, give as float64; ValueError for another shape."""
+    if WORKING[dtype] != dtype:
+        raise ValueError(
+            f"bounds: {dtype} is a type of storage; take dataclasses.replace(spec, dtype="
+            f"{WORKING[dtype]!r}), in which sums are made, and `rounded_to` for the result"
+        )
     array = np.asarray(array, dtype)
     if array.shape != shape:
         raise ValueError(f"bounds: the spec is for shape {shape}, got {array.shape}")
