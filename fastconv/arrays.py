@@ -1,5 +1,6 @@
 """Arrays as they come from the caller: checked, in native byte order, and where results go."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 from fastconv.memory import aligned_empty
 from fastconv.spec import check_dtype
 
-__all__ = ["as_format", "check_array", "check_vector", "into", "nhwc", "out_view"]
+__all__ = ["as_format", "check_array", "check_vector", "into", "nhwc", "out_view", "remembered"]
 
 FORMATS = ("NHWC", "NCHW")
+COMMON = frozenset(map(np.dtype, (np.float32, np.float64, np.float16)))  # their names are slow
+REMEMBERED = 256
 
 
 def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = None) -> np.ndarray:
@@ -21,6 +24,8 @@ def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = N
         hint = "; add a batch axis with x[None]" if name == "x" and array.ndim == 3 else ""
         raise ValueError(f"{op}: {name} must have {ndim} axes{axes}, got {array.shape}{hint}")
     if dtype is None:
+        if array.dtype in COMMON:
+            return array
         check_dtype(op, array.dtype.name)
     elif array.dtype.name != dtype:
         raise TypeError(
@@ -57,7 +62,7 @@ def into(
             raise ValueError(f"{op}: out must be writeable and must not share memory with inputs")
     target = out if out is not None and out.flags.c_contiguous else aligned_empty(shape, dtype)
     if target.size:
-        run(*map(np.ascontiguousarray, inputs), target)
+        run(*(x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs), target)
     if out is not None and target is not out:
         out[...] = target
     return target if out is None else out
@@ -81,3 +86,23 @@ def as_format(y: np.ndarray, data_format: str, out: np.ndarray | None) -> np.nda
 def out_view(out: Any, data_format: str) -> Any:
     """An array in the caller's format as an NHWC view."""
     return out.transpose(0, 2, 3, 1) if data_format == "NCHW" and np.ndim(out) == 4 else out
+
+
+def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
+    """`make(shape, dtype, *options)`, which is called once for the same arguments.
+
+    Operations without weights are planned in each call; this makes that cost a microsecond. The
+    options are compared as they are written, so that 2 and 2.0, of which one is wrong, differ.
+    """
+    known: dict[Any, Any] = {}
+
+    @functools.wraps(make)
+    def find(shape: tuple[int, ...], dtype: np.dtype[Any], *options: Any) -> Any:
+        key = shape, dtype, repr(options)
+        if key not in known:
+            if len(known) >= REMEMBERED:
+                known.clear()
+            known[key] = make(shape, dtype, *options)
+        return known[key]
+
+    return find

@@ -1,5 +1,6 @@
-"""Memory that starts on a cache line."""
+"""Memory that starts on a cache line, and where an array is."""
 
+import ctypes
 import math
 from typing import Any
 
@@ -25,6 +26,14 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(nbytes + CACHE_LINE, np.uint8)
-    start = -memory.ctypes.data % CACHE_LINE
+    start = -address(memory) % CACHE_LINE
     array: np.ndarray = memory[start : start + nbytes].view(dtype).reshape(shape)
     return array
+
+
+def address(array: Any) -> int:
+    """Address of the first element, as ``array.ctypes.data`` but in 0.5 instead of 1.4 us."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError, BufferError):  # read-only, empty, or a dtype without a buffer
+        return int(array.ctypes.data)

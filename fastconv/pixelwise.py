@@ -5,11 +5,38 @@ from typing import Any
 import numpy as np
 
 from fastconv import shapes
-from fastconv.arrays import as_format, nhwc, out_view
+from fastconv.arrays import as_format, nhwc, out_view, remembered
 from fastconv.plan import backend, run_windows
 from fastconv.spec import ChannelOp, Resize2d
 
 __all__ = ["argmax", "resize2d", "softmax"]
+
+
+@remembered
+def _resize(
+    shape: Any, dtype: Any, size: Any, method: str, coordinates: str, labels: bool, device: str
+) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
+    """What runs a resize, and the shape and dtype of its result."""
+    op = "resize2d"
+    spec = Resize2d(shape, shapes.pair(size, "size", op), method, coordinates, dtype.name)
+    module = backend(device, op)
+    if not labels:
+        return module.plan_windows(spec), spec.out, dtype
+    ChannelOp(shape, "argmax", dtype.name)  # says what is wrong without channels
+    return module.plan_windows(spec, labels=True), spec.out[:3], module.label_dtype(shape[3])
+
+
+@remembered
+def _channels(
+    shape: Any, dtype: Any, kind: Any, label: np.dtype[Any] | None, device: str
+) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
+    """What runs an argmax or a softmax, and the shape and dtype of its result."""
+    spec = ChannelOp(shape, kind, dtype.name)
+    module = backend(device, kind)
+    if kind == "softmax":
+        return module.plan_channels(spec), spec.out, dtype
+    label = label or module.label_dtype(shape[3])
+    return module.plan_channels(spec, label.itemsize), spec.out, label
 
 
 def resize2d(
@@ -50,16 +77,11 @@ def resize2d(
     """
     op = "resize2d"
     image = nhwc(x, data_format, op)
-    spec = Resize2d(
-        image.shape, shapes.pair(size, "size", op), method, coordinates, image.dtype.name
-    )
-    module = backend(device, op)
+    executor, shape, dtype = _resize(image.shape, image.dtype, size, method, coordinates, argmax,
+                                     device)  # fmt: skip
     if argmax:
-        ChannelOp(image.shape, "argmax", image.dtype.name)  # says what is wrong without channels
-        executor, dtype = module.plan_windows(spec, labels=True), module.label_dtype(spec.x[3])
-        return run_windows(executor, image, spec.out[:3], dtype, num_threads, out, op)
-    y = run_windows(module.plan_windows(spec), image, spec.out, image.dtype, num_threads,
-                    out_view(out, data_format), op)  # fmt: skip
+        return run_windows(executor, image, shape, dtype, num_threads, out, op)
+    y = run_windows(executor, image, shape, dtype, num_threads, out_view(out, data_format), op)
     return as_format(y, data_format, out)
 
 
@@ -89,13 +111,10 @@ def argmax(
     """
     op = "argmax"
     image = nhwc(x, data_format, op)
-    spec = ChannelOp(image.shape, "argmax", image.dtype.name)
-    module = backend(device, op)
-    dtype = module.label_dtype(spec.x[3])
-    if isinstance(out, np.ndarray) and out.dtype.name in ("int32", "int64"):
-        dtype = out.dtype
-    executor = module.plan_channels(spec, dtype.itemsize)
-    return run_windows(executor, image, spec.out, dtype, num_threads, out, op)
+    wanted = out.dtype if isinstance(out, np.ndarray) else None
+    wide = wanted if wanted is not None and wanted in (np.int32, np.int64) else None
+    executor, shape, dtype = _channels(image.shape, image.dtype, op, wide, device)
+    return run_windows(executor, image, shape, dtype, num_threads, out, op)
 
 
 def softmax(
@@ -122,8 +141,6 @@ def softmax(
     """
     op = "softmax"
     image = nhwc(x, data_format, op)
-    spec = ChannelOp(image.shape, "softmax", image.dtype.name)
-    executor = backend(device, op).plan_channels(spec)
-    y = run_windows(executor, image, spec.out, image.dtype, num_threads,
-                    out_view(out, data_format), op)  # fmt: skip
+    executor, shape, dtype = _channels(image.shape, image.dtype, op, None, device)
+    y = run_windows(executor, image, shape, dtype, num_threads, out_view(out, data_format), op)
     return as_format(y, data_format, out)

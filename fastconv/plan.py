@@ -46,17 +46,19 @@ class Plan:
     """
 
     def __init__(
-        self, spec: Conv2d | ConvTranspose2d, executor: Any, reason: str, num_threads: int | None,
-        shape: tuple[int, ...], dtype: np.dtype[Any],
+        self, spec: Conv2d | ConvTranspose2d, choice: Any, num_threads: int | None,
+        shape: tuple[int, ...], dtype: np.dtype[Any], x_dtype: np.dtype[Any],
     ) -> None:  # fmt: skip
         self.spec = spec
-        self.algorithm: str = executor.algorithm
-        self.kernel: str = executor.kernel.name
-        self.reason = reason
+        self.algorithm: str = choice.executor.algorithm
+        self.kernel: str = choice.executor.kernel.name
+        self.reason: str = choice.reason
         self.num_threads = num_threads
         self.shape = shape
         self.dtype = dtype
-        self._executor = executor
+        self._x_dtype = x_dtype
+        self._choice = choice
+        self._executor = choice.executor
         self._op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
         self._serial = spec.flops < SERIAL_FLOPS
         self._add_shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
@@ -70,6 +72,23 @@ class Plan:
     def scratch_bytes(self) -> int:
         """Memory that a call borrows; it is kept for the next one."""
         return int(self._executor.scratch_bytes(self._threads()))
+
+    @property
+    def expected_seconds(self) -> float | None:
+        """What the cost model expects of a call, at the speed of this core; None if unknown."""
+        times = self._choice.time(self._threads(), self.spec.x[0])
+        return None if times is None else float(times[0])
+
+    @property
+    def typical_error(self) -> tuple[float, float]:
+        """Bounds on the relative error for normal random numbers: likely, and guaranteed.
+
+        Each is the largest of a tile's bounds (`fastconv.bounds`) over the root mean square of its
+        results; activation and residual are left out.
+        """
+        bounds = importlib.import_module("fastconv.bounds")
+        likely, guaranteed = bounds.typical(self.spec, self.algorithm)
+        return float(likely), float(guaranteed)
 
     def _threads(self) -> int:
         return 1 if self._serial else self.num_threads or get_num_threads()
@@ -108,6 +127,8 @@ class Plan:
         return into(out, self.shape, self.dtype, inputs, op, self._run)
 
     def _input(self, x: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if type(x) is np.ndarray and x.dtype == self._x_dtype and x.shape == shape:
+            return x
         array = check_array(x, name, self._op, dtype=self.spec.dtype)
         if array.shape != shape:
             raise ValueError(
@@ -134,10 +155,27 @@ class Plan:
             f"  algorithm  {self.algorithm} ({self.reason})",
             f"  kernel     {self.kernel}, up to {self._threads()} threads",
             f"  work       {spec.flops / 1e9:.3f} GFLOP as a direct convolution",
+            *self._expectations(),
             f"  memory     {self.packed_bytes / 1e6:.2f} MB of packed weights, "
             f"{self.scratch_bytes / 1e6:.2f} MB of scratch",
         ]
         return "\n".join(lines)
+
+    def _expectations(self) -> list[str]:
+        lines = []
+        if times := self._choice.time(self._threads(), self.spec.x[0]):
+            seconds, roofline = times
+            lines.append(
+                f"  expected   {1e3 * seconds:.3g} ms, {100 * roofline / seconds:.0f} % of the "
+                f"roofline of this algorithm"
+            )
+        if self.spec.flops:
+            likely, guaranteed = self.typical_error
+            lines.append(
+                f"  error      of normal data likely below {likely:.1e}, certainly below "
+                f"{guaranteed:.1e}, relative to their size"
+            )
+        return lines
 
     def __repr__(self) -> str:
         return f"<Plan {self.algorithm} {self.spec.x} -> {self.shape}>"
@@ -218,8 +256,8 @@ def plan_conv2d(
         known = ", ".join(map(repr, module.NAMES))
         raise ValueError(f"{op}: unknown algorithm {algorithm!r}; use {known}")
     threads = None if num_threads is None else check_num_threads(num_threads, op)
-    executor, reason = module.plan_conv2d(spec, w, bias, slopes, algorithm)
-    return Plan(spec, executor, reason, threads, spec.out, w.dtype)
+    choice = module.plan_conv2d(spec, w, bias, slopes, algorithm)
+    return Plan(spec, choice, threads, spec.out, w.dtype, w.dtype)
 
 
 def plan_conv2d_transpose(
@@ -271,11 +309,11 @@ def plan_conv2d_transpose(
     module = backend(device, op)
     if argmax and not outputs:
         raise ValueError(f"{op}: argmax needs output channels, the weights make none ({w.shape})")
-    executor, reason = module.plan_conv2d_transpose(spec, w, bias, slopes, bool(argmax))
-    shape, dtype = spec.out, w.dtype
+    choice = module.plan_conv2d_transpose(spec, w, bias, slopes, bool(argmax))
     if argmax:
-        return Plan(spec, executor, reason, threads, shape[:3], module.label_dtype(outputs))
-    return Plan(spec, executor, reason, threads, shape, dtype)
+        labels = module.label_dtype(outputs)
+        return Plan(spec, choice, threads, spec.out[:3], labels, w.dtype)
+    return Plan(spec, choice, threads, spec.out, w.dtype, w.dtype)
 
 
 def run_windows(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import shapes
-from fastconv.arrays import as_format, check_array, nhwc, out_view
+from fastconv.arrays import as_format, check_array, nhwc, out_view, remembered
 from fastconv.plan import backend, run_windows
 from fastconv.spec import Pool2d
 
@@ -18,25 +18,30 @@ __all__ = [
 ]
 
 
-def _pool_spec(
-    kind: Any, x: np.ndarray, size: Any, stride: Any, padding: Any, dilation: Any,
-    ceil_mode: bool, count_include_pad: bool,
-) -> Pool2d:  # fmt: skip
+@remembered
+def _pool(
+    shape: Any, dtype: Any, kind: Any, size: Any, stride: Any, padding: Any, dilation: Any,
+    ceil_mode: bool, count_include_pad: bool, device: str, indices: bool,
+) -> tuple[Any, tuple[int, ...]]:  # fmt: skip
+    """What runs a pool, and the shape of its result."""
     op = f"{kind}_pool2d"
     size = shapes.pair(size, "size", op)
     stride = size if stride is None else shapes.pair(stride, "stride", op)
     dilation = shapes.pair(dilation, "dilation", op)
-    pad = shapes.resolve_padding(padding, x.shape[1:3], size, stride, dilation, op)
+    pad = shapes.resolve_padding(padding, shape[1:3], size, stride, dilation, op)
     try:
         oh, ow = (
             shapes.conv_out(*axis, ceil_mode)
-            for axis in zip(x.shape[1:3], size, stride, pad, dilation, strict=True)
+            for axis in zip(shape[1:3], size, stride, pad, dilation, strict=True)
         )
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
-    return Pool2d(
-        x.shape, kind, size, stride, pad, dilation, (oh, ow), count_include_pad, x.dtype.name
-    )
+    spec = Pool2d(
+        shape, kind, size, stride, pad, dilation, (oh, ow), count_include_pad, dtype.name
+    )  # fmt: skip
+    module = backend(device, op)
+    plan = module.plan_windows_argmax if indices else module.plan_windows
+    return plan(spec), spec.out
 
 
 def max_pool2d(
@@ -75,11 +80,10 @@ def max_pool2d(
         As in `conv2d`; also when a window holds only padding.
     """
     image = nhwc(x, data_format, "max_pool2d")
-    spec = _pool_spec("max", image, size, stride, padding, dilation, ceil_mode, False)
-    indices = np.empty(spec.out, np.int64) if return_indices else None
-    module = backend(device, "max_pool2d")
-    executor = module.plan_windows(spec) if indices is None else module.plan_windows_argmax(spec)
-    y = run_windows(executor, image, spec.out, image.dtype, num_threads, out_view(out, data_format),
+    executor, shape = _pool(image.shape, image.dtype, "max", size, stride, padding, dilation,
+                            ceil_mode, False, device, return_indices)  # fmt: skip
+    indices = np.empty(shape, np.int64) if return_indices else None
+    y = run_windows(executor, image, shape, image.dtype, num_threads, out_view(out, data_format),
                     "max_pool2d", indices)  # fmt: skip
     y = as_format(y, data_format, out)
     return y if indices is None else (y, as_format(indices, data_format, None))
@@ -110,9 +114,9 @@ def avg_pool2d(
         As in `max_pool2d`.
     """
     image = nhwc(x, data_format, "avg_pool2d")
-    spec = _pool_spec("avg", image, size, stride, padding, dilation, ceil_mode, count_include_pad)
-    executor = backend(device, "avg_pool2d").plan_windows(spec)
-    y = run_windows(executor, image, spec.out, image.dtype, num_threads, out_view(out, data_format),
+    executor, shape = _pool(image.shape, image.dtype, "avg", size, stride, padding, dilation,
+                            ceil_mode, count_include_pad, device, False)  # fmt: skip
+    y = run_windows(executor, image, shape, image.dtype, num_threads, out_view(out, data_format),
                     "avg_pool2d")  # fmt: skip
     return as_format(y, data_format, out)
 
@@ -123,9 +127,9 @@ def _global_pool(kind: Any, x: Any, data_format: str, device: str, threads: Any)
     if 0 in image.shape[1:3]:
         raise ValueError(f"{op}: no pixels to pool in x of shape {image.shape}")
     size = image.shape[1:3]
-    spec = Pool2d(image.shape, kind, size, size, dtype=image.dtype.name)
-    executor = backend(device, op).plan_windows(spec)
-    return run_windows(executor, image, spec.out, image.dtype, threads, None, op)[:, 0, 0, :]
+    executor, shape = _pool(image.shape, image.dtype, kind, size, None, "valid", 1, False, False,
+                            device, False)  # fmt: skip
+    return run_windows(executor, image, shape, image.dtype, threads, None, op)[:, 0, 0, :]
 
 
 def global_avg_pool2d(

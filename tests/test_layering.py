@@ -28,7 +28,7 @@ LAYERS = {
     "_signal_kernels": set(),
     "signal": {"_signal_kernels", "threads"},
     "arrays": {"memory", "spec"},
-    "plan": {"shapes", "arrays", "threads", "spec", "cpu"},
+    "plan": {"shapes", "arrays", "threads", "spec", "bounds", "cpu"},
     "convolution": {"arrays", "plan"},
     "pooling": {"shapes", "arrays", "spec", "plan"},
     "pixelwise": {"shapes", "arrays", "spec", "plan"},

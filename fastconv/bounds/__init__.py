@@ -64,6 +64,7 @@ from fastconv.bounds._rounding import (
 )  # fmt: skip
 from fastconv.bounds._sums import direct, operands, read, transposed
 from fastconv.bounds._winograd import NAMES, supports, winograd
+from fastconv.dtypes import WORKING
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "resize2d",
     "rounded_to",
     "supports",
+    "typical",
     "unit_roundoff",
 ]
 
@@ -222,3 +224,35 @@ def _units(dtype: str, lam: float | None) -> tuple[tuple[float, ...], bool]:
     """
     u = unit_roundoff(dtype)
     return ((u, U64), False) if lam is None or u > U64 else ((u,), True)
+
+
+def typical(spec: Conv2d | ConvTranspose2d, algorithm: str) -> tuple[float, float]:
+    """Bounds for normal random numbers, likely and guaranteed, over the size of the results.
+
+    The largest bounds of a few outputs that sum as many products as those of `spec`, over the root
+    mean square of all such outputs; bias, residual and activation are left out.
+
+    Raises
+    ------
+    ValueError
+        As in `conv2d`.
+    """
+    kh, kw, depth, _ = spec.w
+    stride, dtype = 1, WORKING[spec.dtype]
+    if isinstance(spec, ConvTranspose2d):  # of each phase: the taps that meet in a pixel
+        (sh, sw), (dh, dw) = spec.stride, spec.dilation
+        kh, kw = -(-((kh - 1) * dh + 1) // sh), -(-((kw - 1) * dw + 1) // sw)
+        depth = spec.x[3] // spec.groups
+    elif algorithm != "direct":
+        stride = spec.stride[0]
+    side = 4  # tiles of 2 x 2 or 4 x 4 outputs fit
+    size = (stride * (side - 1) + kh, stride * (side - 1) + kw)
+    small = Conv2d((1, *size, depth), (kh, kw, depth, 2), (stride, stride), dtype=dtype)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(small.x), rng.standard_normal(small.w)
+    scale = math.sqrt(max(math.prod(small.w[:3]), 1))
+    likely, guaranteed = (
+        float(conv2d(x, w, None, small, algorithm, kind=kind).max()) / scale
+        for kind in ("probabilistic", "guaranteed")
+    )
+    return likely, guaranteed

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastconv.cpu import (
     channelwise,
+    clock,
     composite,
     depthwise,
     direct,
@@ -17,6 +18,7 @@ from fastconv.cpu import (
     winograd,
 )
 from fastconv.cpu.channelwise import label_dtype
+from fastconv.cpu.cost import Cost
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 __all__ = [
@@ -34,25 +36,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to convolve: its public name, who plans it, and when it cannot serve or is slow."""
+    """A way to convolve: its public name, who plans it, when it can serve, what it costs."""
 
     name: str
     make: Callable[..., Any]
     supports: Callable[[Conv2d], str]  # "" or why not
-    profits: Callable[[Conv2d], str] | None  # "" or why another one is faster; None: if asked for
+    expected: Callable[[Conv2d], Cost | None]  # None: only if asked for
 
 
-# In the order of preference; several rows may share a public name.
+# Several rows may share a public name: the first that can serve does.
 ALGORITHMS = (
     *(
         Algorithm(
             f"winograd_f{m}", partial(winograd.Winograd, m), partial(winograd.supports, m),
-            winograd.profits if m == 4 else None,
+            partial(winograd.expected, m),
         )
         for m in (4, 2, 6)
     ),
-    Algorithm("direct", depthwise.Depthwise, depthwise.supports, lambda spec: ""),
-    Algorithm("direct", direct.Direct, direct.supports, lambda spec: ""),
+    Algorithm("direct", depthwise.Depthwise, depthwise.supports, depthwise.expected),
+    Algorithm("direct", direct.Direct, direct.supports, direct.expected),
 )  # fmt: skip
 NAMES = ("auto", *dict.fromkeys(a.name for a in ALGORITHMS))
 
@@ -64,44 +66,78 @@ NATIVE = (
 )  # fmt: skip
 
 
-def plan_conv2d(spec: Conv2d, w: Any, bias: Any, slopes: Any, algorithm: str) -> tuple[Any, str]:
-    """Packed weights and all that depends on shapes, and the reason for the choice."""
+@dataclass(frozen=True)
+class Choice:
+    """An executor, why it was chosen, and what it is expected to cost.
+
+    `executor` holds packed weights and all that depends on shapes.
+    """
+
+    executor: Any
+    reason: str
+    cost: Cost | None
+
+    def time(self, threads: int, images: int) -> tuple[float, float] | None:
+        """Expected seconds of a call, and those of its roofline; None where nothing is known."""
+        if self.cost is None:
+            return None
+        rate = clock.cycles_per_second()
+        both = self.cost.time(threads, images), self.cost.roofline(threads, images)
+        return both[0] / rate, both[1] / rate
+
+
+def plan_conv2d(spec: Conv2d, w: Any, bias: Any, slopes: Any, algorithm: str) -> Choice:
+    """Choose an algorithm and pack the weights."""
     if composite.pool_comes_after(spec, slopes):
-        first, reason = plan_conv2d(replace(spec, pool=False), w, bias, slopes, algorithm)
-        return composite.then_pool(first, spec, w.dtype), reason
-    refused = []
+        choice = plan_conv2d(replace(spec, pool=False), w, bias, slopes, algorithm)
+        return replace(choice, executor=composite.then_pool(choice.executor, spec, w.dtype))
+    able, refused = _able(spec)
+    if algorithm != "auto":
+        if algorithm not in able:
+            raise ValueError(
+                f"conv2d: algorithm {algorithm!r} cannot serve this layer "
+                f"({refused[algorithm]}); use algorithm='auto'"
+            )
+        row = able[algorithm]
+        return Choice(row.make(spec, w, bias, slopes), "as asked", row.expected(spec))
+    known = {name: cost for name, row in able.items() if (cost := row.expected(spec))}
+    costs = {name: cost.time() for name, cost in known.items()}
+    best = min(costs, key=lambda name: costs[name])
+    others = [f"{name} {t / costs[best]:.2f} times" for name, t in costs.items() if name != best]
+    reason = f"least expected time; {', '.join(others)}" if others else "none other can serve"
+    return Choice(able[best].make(spec, w, bias, slopes), reason, known[best])
+
+
+def _able(spec: Conv2d) -> tuple[dict[str, Algorithm], dict[str, str]]:
+    """Name -> the algorithm that serves `spec`, and name -> why there is none."""
+    able: dict[str, Algorithm] = {}
+    refused = {}
     for row in ALGORITHMS:
-        if algorithm not in ("auto", row.name) or (algorithm == "auto" and row.profits is None):
-            continue
-        why_not = row.supports(spec)
-        if algorithm == "auto" and row.profits is not None:
-            why_not = why_not or row.profits(spec)
-        if why_not:
-            refused.append(f"not {row.name}: {why_not}")
-            continue
-        reason = "as asked" if algorithm != "auto" else "; ".join(refused) or "least arithmetic"
-        return row.make(spec, w, bias, slopes), reason
-    raise ValueError(
-        f"conv2d: algorithm {algorithm!r} cannot serve this layer "
-        f"({'; '.join(refused)}); use algorithm='auto'"
-    )
+        if row.name not in able:
+            if why_not := row.supports(spec):
+                refused[row.name] = why_not
+            else:
+                able[row.name] = row
+    return able, {name: why for name, why in refused.items() if name not in able}
 
 
 def plan_conv2d_transpose(
     spec: ConvTranspose2d, w: Any, bias: Any, slopes: Any, labels: bool
-) -> tuple[Any, str]:
+) -> Choice:
     """As `plan_conv2d`; `labels`: the largest channel of each pixel is all that is wanted."""
     reason = "one matrix product a row phase"
     if labels and (spec.activation or spec.add or spec.groups > 1):
         first = transpose.Transpose(spec, w, bias, slopes)
-        return composite.then_argmax(first, spec, w.dtype), reason
-    return transpose.Transpose(spec, w, bias, slopes, labels), reason
+        executor: Any = composite.then_argmax(first, spec, w.dtype)
+    else:
+        executor = transpose.Transpose(spec, w, bias, slopes, labels)
+    return Choice(executor, reason, transpose.expected(spec))
 
 
 @lru_cache(maxsize=256)
 def plan_windows(spec: Pool2d | Resize2d, labels: bool = False) -> Any:
     """Tables of a pool or a resize; `labels` as above."""
-    return windows.Windows(spec, labels=True) if labels else windows.plan(spec)
+    return windows.plan(spec, labels)
 
 
 @lru_cache(maxsize=256)

@@ -37,7 +37,7 @@ class Then:
 def then_pool(first: Any, spec: Conv2d, dtype: np.dtype[Any]) -> Then:
     """A convolution without its pool, then that."""
     pool = Pool2d(spec.conv_out, "max", (2, 2), (2, 2), dtype=spec.dtype)
-    return Then(first, windows.Windows(pool), spec.conv_out, dtype)
+    return Then(first, windows.plan(pool), spec.conv_out, dtype)
 
 
 def then_argmax(first: Any, spec: ConvTranspose2d, dtype: np.dtype[Any]) -> Then:

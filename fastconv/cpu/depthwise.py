@@ -8,12 +8,15 @@ What did not help: gathering whole windows, two loads for each product (2.2 -> 1
 channels on 128 x 128).
 """
 
+import math
+
 import numpy as np
 
-from fastconv.cpu import finish, pack
+from fastconv.cpu import cost, finish, pack
+from fastconv.cpu.cost import Cost
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import candidates, kernel
-from fastconv.cpu.simd import atomic_add, call, copy_bytes
+from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d
 
@@ -132,3 +135,12 @@ def supports(spec: Conv2d) -> str:
     if spec.groups == 1 or spec.groups != spec.x[3]:
         return "it needs groups of one input channel"
     return "it has no fused pooling" if spec.pool else ""
+
+
+def expected(spec: Conv2d) -> Cost:
+    """Cost for one image."""
+    kh, kw = spec.w[:2]
+    vectors = math.prod(spec.out[1:]) / LANES[spec.dtype]
+    near, far = cost.traffic(spec, 0)
+    ideal = cost.instructions(kh * kw * vectors)
+    return Cost(ideal, 1.5 * ideal, near, far)

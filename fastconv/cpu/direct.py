@@ -13,10 +13,13 @@ Outputs that no cache holds are written past them, except with AVX-512, where th
 What did not help: packing A for 1x1 kernels; unrolling sums to fit 9 or 21 products.
 """
 
+import math
+
 import numpy as np
 
-from fastconv.cpu import finish, host, pack
-from fastconv.cpu.job import Job, OneJob
+from fastconv.cpu import cost, finish, host, pack
+from fastconv.cpu.cost import Cost
+from fastconv.cpu.job import Job, OneJob, Template
 from fastconv.cpu.kernels import Kernel, candidates
 from fastconv.cpu.padding import Padded
 from fastconv.cpu.simd import atomic_add, call, store_int
@@ -27,6 +30,7 @@ from fastconv.spec import Conv2d
 PATCH_BYTES = 512 << 10  # of L2, for the gathered rows of a task
 MAX_TILES = 64  # of a task; more where they fit help only the first, small layers
 DEPTH = 512  # products of a part of a sum
+TILE_CYCLES = 60  # what a tile costs beside its arithmetic, for each panel
 AHEAD = 2  # tiles whose inputs are fetched meanwhile
 SHARES = 16  # tasks that are enough for threads of unequal speed
 
@@ -54,14 +58,15 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
     if partial:  # the sums of one panel of each group of panels
         for i in range(per_task * mr):
             store_int(inner + i * 8, sums + i * nr * work)
-    panel_sums = per_task * mr * nr * work
+    row = nr * work  # of a panel
+    panel_sums = per_task * mr * row
     stage = sums + (group_panels * panel_sums if partial else 0)
     columns = min(group_panels * nr, kout) if groups == 1 else cout
     patches = stage + (per_task * outputs * columns * work if finish else 0)
     runs = (tiles + per_task - 1) // per_task
     tasks = runs * ((panels + group_panels - 1) // group_panels)
     endless = clamp + 4 * work
-    ahead = AHEAD * outputs * sw * pixel
+    ahead = 0 if partial else AHEAD * outputs * sw * pixel  # a part's inputs are in L2
     while True:
         task = atomic_add(counter, 1)
         if task >= tasks:
@@ -97,8 +102,15 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
                     if s + some < nseg:
                         to, limits, valid = inner, endless, nr
                         shift = (panel - start) * panel_sums
+                    following, lines = b, 0
+                    if partial:  # these weights come from memory: the next ones meanwhile
+                        following = b + panel_bytes
+                        if panel + 1 == stop:
+                            following = weights + start * panel_bytes + (s + part) * length * row
+                        lines = (some * length * row // 64 + count - 1) // count
                     call(kernel, (rows, tables, s * 8, some, length, b, begin, row_step, tile_step,
-                                  limits, to, shift, valid, count, ahead))  # fmt: skip
+                                  limits, to, shift, valid, count, ahead, following,
+                                  lines))  # fmt: skip
         if finish:
             width = columns
             if groups == 1:
@@ -153,12 +165,12 @@ class Direct(OneJob):
         # What a tile keeps in L2: a part's inputs, or the patch of a field that leaves the map.
         patch = mr * depth * work if any(map(any, padding)) else 0
         tile_bytes = max(patch, mr * min(depth, part * length) * work)
-        budget = min(PATCH_BYTES, host.cache_bytes()[0] // 2) if deep else PATCH_BYTES
+        budget = min(PATCH_BYTES, 5 * host.cache_bytes()[0] // 8) if deep else PATCH_BYTES
         most = max(1, min(MAX_TILES, budget // max(tile_bytes, 1)))
         per_task = max(1, min(most, tiles // SHARES))
         group_panels = panels
         if deep and spec.groups == 1 and per_task < most:  # few pixels: share the panels, too
-            per_task = max(1, min(most, tiles))
+            per_task = max(1, -(-tiles // -(-tiles // most)))
             group_panels = max(1, min(panels, 8, panels * -(-tiles // per_task) // SHARES))
         columns = min(group_panels * nr, kout) if spec.groups == 1 else k
         private = per_task * (16 * mr + 8 * outputs + 8 + patch)
@@ -167,7 +179,7 @@ class Direct(OneJob):
         if finisher:
             private += per_task * outputs * columns * work
         stream = candidates("gemm_stream", dtype, mr=mr, vectors=self.kernel.vectors)
-        self._streaming = None
+        self._streaming: Template | None = None
         super().__init__(
             JOB, private, self._padded, kernel=self.kernel.address,
             finish=finisher.address if finisher else 0, mr=mr, nr=nr, tiles=tiles,
@@ -185,12 +197,30 @@ class Direct(OneJob):
         if stream and simple and kout * work % 64 == 0 and host.bypasses(pixels * k * work):
             self._streaming = JOB.changed(self._template, kernel=stream[0].address)
 
-    def _template_for(self, out: np.ndarray) -> np.ndarray:
-        aligned = out.ctypes.data % 64 == 0
-        return self._streaming if self._streaming is not None and aligned else self._template
+    def _template_for(self, out: int) -> Template:
+        return self._streaming if self._streaming and out % 64 == 0 else self._template
 
 
 def supports(spec: Conv2d) -> str:
     """Why this algorithm cannot serve `spec`; "" when it can."""
     del spec
     return ""
+
+
+def expected(spec: Conv2d) -> Cost:
+    """Cost for one image."""
+    kh, kw, cin, k = spec.w
+    kout, depth = k // spec.groups, kh * kw * cin
+    tile = choose_kernel("gemm_pool" if spec.pool else "gemm", spec.dtype, kout)
+    outputs = tile.mr // 4 if spec.pool else tile.mr
+    tiles = -(-math.prod(spec.out[1:3]) // outputs)
+    panels = spec.groups * -(-kout // tile.nr)
+    products = tiles * tile.mr * panels * tile.nr * depth
+    cycles = (
+        cost.multiplications(products, spec.dtype) / cost.PRODUCTS
+        + tiles * (panels * TILE_CYCLES + spec.groups * TILE_CYCLES)
+    )  # fmt: skip
+    weights = panels * tile.nr * depth * ITEMSIZE[WORKING[spec.dtype]]
+    near, far = cost.traffic(spec, weights)
+    ideal = cost.multiplications(spec.flops // 2 // max(spec.x[0], 1), spec.dtype)
+    return Cost(ideal, cycles, near, far)

@@ -59,6 +59,24 @@ def cache_bytes() -> tuple[int, int]:
     return l2, max(sizes.get(3, 8 << 20), l2)
 
 
+@cache
+def vector_bytes() -> int:
+    """Size of a vector register."""
+    known = features()
+    wide = (("avx512f", 64), ("avx", 32))
+    return next((size for name, size in wide if name in known), 16)
+
+
+@cache
+def fma_vectors() -> float:
+    """64-byte vectors of multiply-adds that a core can start in a cycle.
+
+    Two registers each, as on nearly every CPU of the last ten years; Zen 4 joins its two pipes for
+    the 64-byte ones.
+    """
+    return 1.0 if cpu_name() == "znver4" else 2 * vector_bytes() / 64
+
+
 def bypasses(nbytes: int) -> bool:
     """Whether an output of so many bytes is better written past the caches: they cannot hold it."""
     return nbytes >= 9 * cache_bytes()[1] // 10

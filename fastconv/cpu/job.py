@@ -1,6 +1,7 @@
 """Jobs: drivers that the thread pool runs, with parameters by name."""
 
 import inspect
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ from numba import njit
 from fastconv.cpu.native import Native, define
 from fastconv.cpu.pool import arena, handover, run
 from fastconv.cpu.simd import load_ints
+from fastconv.memory import address
 
+Template = array  # of int64: copies and takes numbers five times as fast as NumPy's
 COMMON = ("thread", "counter", "x", "out", "scratch", "add")
 
 
@@ -41,27 +44,28 @@ class Job(Native):
         )
         super().__init__(function, 2)
 
-    def pack(self, **constants: int) -> np.ndarray:
+    def pack(self, **constants: int) -> Template:
         """Template of a call's parameters: counter, x, out, scratch, add, then the constants."""
         if constants.keys() != set(self.names):
             wrong = sorted(constants.keys() ^ set(self.names))
             raise TypeError(f"{self.name}: parameters missing or unknown: {wrong}")
-        return np.array([0, 0, 0, 0, 0, *(constants[n] for n in self.names)], np.int64)
+        return array("q", [0, 0, 0, 0, 0, *(constants[n] for n in self.names)])
 
-    def changed(self, template: np.ndarray, **constants: int) -> np.ndarray:
+    def changed(self, template: Template, **constants: int) -> Template:
         """A copy of a template with other constants."""
-        other = template.copy()
+        other = template[:]
         for name, value in constants.items():
             other[len(COMMON) - 1 + self.names.index(name)] = value
         return other
 
     def run(
-        self, template: np.ndarray, x: int, out: int, scratch: int, threads: int, add: int = 0
+        self, template: Template, x: int, out: int, scratch: int, threads: int, add: int = 0
     ) -> None:
         """Run the job on up to `threads` threads, with the arrays at these addresses."""
-        parameters = template.copy()  # its first number is the task counter
-        parameters[1:5] = x, out, scratch, add and add - out
-        run(self, parameters.ctypes.data, threads)
+        parameters = template[:]  # its first number is the task counter
+        parameters[1], parameters[2], parameters[3] = x, out, scratch
+        parameters[4] = add and add - out
+        run(self, parameters.buffer_info()[0], threads)
 
 
 def scratch(nbytes: int) -> int:
@@ -98,14 +102,14 @@ class OneJob:
     ) -> None:
         """All arrays C-contiguous, of the plan's shapes and dtype."""
         memory = scratch(self.scratch_bytes(threads))
+        source, target = address(x), address(out)
+        residual = 0 if add is None else address(add)
         if self._padded:
-            self._padded.run(x.ctypes.data, memory, threads)
-        residual = 0 if add is None else add.ctypes.data
-        template = self._template_for(out)
-        self._job.run(template, x.ctypes.data, out.ctypes.data, memory, threads, residual)
+            self._padded.run(source, memory, threads)
+        self._job.run(self._template_for(target), source, target, memory, threads, residual)
 
-    def _template_for(self, out: np.ndarray) -> np.ndarray:
-        """Parameters for a run that writes to `out`."""
+    def _template_for(self, out: int) -> Template:
+        """Parameters for a run that writes to the address `out`."""
         return self._template
 
 

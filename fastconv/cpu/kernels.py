@@ -61,9 +61,9 @@ class Kernel:
 
 # kind -> (number of arguments, builder)
 BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
-    "gemm": (15, gemm.implicit),
-    "gemm_stream": (15, gemm.implicit),
-    "gemm_pool": (15, gemm.implicit),
+    "gemm": (17, gemm.implicit),
+    "gemm_stream": (17, gemm.implicit),
+    "gemm_pool": (17, gemm.implicit),
     "panels": (14, gemm.panels),
     "winograd_input": (7, winograd.forward),
     "winograd_output": (10, winograd.inverse),
@@ -109,11 +109,12 @@ def _products(dtype: str) -> list[Kernel]:
 
 def _image_rows(dtype: str) -> list[Kernel]:
     """Kernels that read or write images of one dtype."""
-    kinds = ["down_max", "down_sum", "argmax_window", "argmax", "softmax"]
+    kinds = ["down_max", "down_sum", "argmax_window", "softmax"]
     kinds += [k for k in BUILDERS if k.startswith("finish_")]
     if WORKING[dtype] != dtype:
         kinds.append("widen")
     rows = [Kernel(kind, dtype) for kind in kinds]
+    rows += [Kernel("argmax", dtype, needs="avx512f"), Kernel("argmax", dtype, split=2)]
     rows += [
         Kernel(f"across_{kind}", dtype, taps=taps)
         for kind, unrolled in (("max", (2, 3)), ("sum", (1, 2, 4)), ("mean", (2, 3)))

@@ -88,7 +88,7 @@ class Native:
                         self._compiled = make(self._function)
         return self._compiled
 
-    @property
+    @cached_property
     def address(self) -> int:
         """Address of the machine code."""
         return int(self.compiled.address)

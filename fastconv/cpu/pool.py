@@ -192,19 +192,23 @@ class Arena(threading.local):
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
+        self._size = self._skip = self._address = 0
 
     def reserve(self, nbytes: int) -> int:
         """Address of `nbytes` bytes, aligned to a page; valid until the next call."""
-        if self._memory.nbytes < nbytes + 4096:
+        if self._size < nbytes:
             self._memory = np.empty(0, np.uint8)  # frees the old block before taking the new one
             self._memory = np.empty(nbytes + 4096, np.uint8)
-        return -(-self._memory.ctypes.data // 4096) * 4096
+            self._size = nbytes
+            self._skip = -self._memory.ctypes.data % 4096
+            self._address = self._memory.ctypes.data + self._skip
+        return self._address
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """The same as an array."""
         nbytes = math.prod(shape) * dtype.itemsize
-        first = self.reserve(nbytes) - self._memory.ctypes.data
-        return self._memory[first : first + nbytes].view(dtype).reshape(shape)
+        self.reserve(nbytes)
+        return self._memory[self._skip : self._skip + nbytes].view(dtype).reshape(shape)
 
 
 arena, handover = Arena(), Arena()

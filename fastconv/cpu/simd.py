@@ -283,12 +283,13 @@ class Emitter:
         """A mask without a lane."""
         return ir.Constant(ir.VectorType(I1, self.lanes), None)
 
-    def first_lane(self, mask: Any) -> Any:
-        """Number of the first lane of a mask, -1 without one."""
-        bits = self.ir.zext(self.ir.bitcast(mask, ir.IntType(self.lanes)), I64)
-        lane = self._llvm("llvm.cttz.i64", I64, [I64, I1], [bits, ir.Constant(I1, 0)])
-        none = self.ir.icmp_signed("==", bits, self.const(0))
-        return self.ir.select(none, self.const(-1), lane)
+    def bits(self, mask: Any) -> Any:
+        """A mask as an integer, the first lane lowest."""
+        return self.ir.zext(self.ir.bitcast(mask, ir.IntType(self.lanes)), I64)
+
+    def first_bit(self, bits: Any) -> Any:
+        """Number of the lowest bit that is set; 64 without one."""
+        return self._llvm("llvm.cttz.i64", I64, [I64, I1], [bits, ir.Constant(I1, 0)])
 
     # -- helpers ----------------------------------------------------------------------------
     def _int(self, value: int) -> Any:

@@ -9,9 +9,17 @@ side by side in memory; all phases share the rows of a tile.
 import numpy as np
 from numba import njit
 
-from fastconv.cpu import finish, pack
+from fastconv.cpu import cost, finish, pack
 from fastconv.cpu.channelwise import label_dtype
-from fastconv.cpu.direct import AHEAD, MAX_TILES, PATCH_BYTES, SHARES, choose_kernel
+from fastconv.cpu.cost import Cost
+from fastconv.cpu.direct import (
+    AHEAD,
+    MAX_TILES,
+    PATCH_BYTES,
+    SHARES,
+    TILE_CYCLES,
+    choose_kernel,
+)
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
@@ -115,7 +123,7 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
                         start = bias + (g * max(columns, nr) + column) * work
                         call(kernel, (rows, tables, 0, nseg, length, b, start, 0, 0, clamp, targets,
                                       column * work, min(nr, columns), count,
-                                      AHEAD * mr * pixel))  # fmt: skip
+                                      AHEAD * mr * pixel, b, 0))  # fmt: skip
 
 
 JOB = Job(transpose)
@@ -197,3 +205,18 @@ def phase_weights(w: np.ndarray, spec: ConvTranspose2d) -> tuple[np.ndarray, tup
     taps = dense.reshape(mh, sh, mw, sw, kout, groups, c // groups)[::-1, :, ::-1]
     ordered = taps.transpose(5, 1, 0, 2, 6, 3, 4)  # group, r, i, j, c, rx, k
     return ordered.reshape(groups, sh, mh * mw * (c // groups), sw * kout), (mh, mw)
+
+
+def expected(spec: ConvTranspose2d) -> Cost:
+    """Cost for one image."""
+    (kh, kw, kout, _), (sh, sw), (dh, dw) = spec.w, spec.stride, spec.dilation
+    mh, mw = -(-((kh - 1) * dh + 1) // sh), -(-((kw - 1) * dw + 1) // sw)
+    depth = mh * mw * (spec.x[3] // spec.groups)
+    tile = choose_kernel("gemm", spec.dtype, sw * kout)
+    tiles = -(-(spec.x[1] + mh - 1) * (spec.x[2] + mw - 1) // tile.mr)
+    panels = spec.groups * sh * -(-sw * kout // tile.nr)
+    products = cost.multiplications(tiles * tile.mr * panels * tile.nr * depth, spec.dtype)
+    weights = panels * tile.nr * depth * ITEMSIZE[WORKING[spec.dtype]]
+    near, far = cost.traffic(spec, weights)
+    ideal = cost.multiplications(spec.flops // 2 // max(spec.x[0], 1), spec.dtype)
+    return Cost(ideal, products / cost.PRODUCTS + tiles * panels * TILE_CYCLES, near, far)

@@ -5,8 +5,7 @@ Both axes are tables made when the operation is planned: which input rows (colum
 a maximum, never enters a mean, and a NaN spreads no further than the windows that hold it.
 
 A task is an output row, in strips: its input rows are combined to one, which stays in the L1 cache,
-then the columns of that one. A pool over the whole image is two, over its rows and over the rest,
-so that threads can share it.
+then the columns of that one. A pool over the whole image is two, so that threads can share it.
 """
 
 import math
@@ -20,10 +19,11 @@ from fastconv.cpu.job import Job, between, scratch
 from fastconv.cpu.kernels import candidates, kernel
 from fastconv.cpu.simd import LANES, atomic_add, call, load_int, store_int
 from fastconv.dtypes import ITEMSIZE, WORKING
+from fastconv.memory import address
 from fastconv.spec import Pool2d, Resize2d
 
 STRIP_BYTES = 16 << 10  # of L1, for a combined row
-IMAGES, WHOLE = 8, 1 << 16  # a pool over fewer whole images of at least so many numbers is two
+PARTS, WHOLE = 16, 1 << 16  # of an image that is pooled as a whole, if it has so many numbers
 
 
 @dataclass(frozen=True)
@@ -164,17 +164,19 @@ def windows_argmax(thread, counter, x, out, scratch, add, kernel, images, h, w, 
 JOB, ARGMAX_JOB = Job(windows), Job(windows_argmax)
 
 
-def axes(spec: Pool2d | Resize2d, repeat: bool) -> list[Axis]:
+def axes(spec: Pool2d | Resize2d, repeat: bool) -> tuple[Axis, Axis]:
     """Vertical and horizontal taps."""
     sizes = list(zip(spec.x[1:3], spec.out[1:3], strict=True))
     if isinstance(spec, Resize2d):
-        return [resize_axis(size, out, spec.method, spec.coordinates) for size, out in sizes]
-    return [
-        pool_axis(size, out, kernel, stride, pad, dilation, spec.count_include_pad, repeat)
-        for (size, out), kernel, stride, pad, dilation in zip(
-            sizes, spec.size, spec.stride, spec.pad, spec.dilation, strict=True
+        down, across = (resize_axis(*both, spec.method, spec.coordinates) for both in sizes)
+    else:
+        down, across = (
+            pool_axis(size, out, kernel, stride, pad, dilation, spec.count_include_pad, repeat)
+            for (size, out), kernel, stride, pad, dilation in zip(
+                sizes, spec.size, spec.stride, spec.pad, spec.dilation, strict=True
+            )
         )
-    ]
+    return down, across
 
 
 class Windows:
@@ -182,27 +184,29 @@ class Windows:
 
     Parameters
     ----------
-    spec : Pool2d or Resize2d
-    written : dtype of the result, optional
-        By default that of the spec.
+    kind : "max", "mean" or "sum"
+        How taps are combined; a sum is weighted.
+    x : (n, h, w, c)
+        Shape of the input.
+    vertical, horizontal : Axis
+        The taps of each output row and column.
+    dtype, written : dtypes of the input and of the result
     labels : bool
         The result is the largest channel of each pixel.
     """
 
     def __init__(
-        self, spec: Pool2d | Resize2d, written: str | None = None, labels: bool = False
-    ) -> None:
-        n, h, w, c = spec.x
-        _, oh, ow, _ = spec.out
-        dtype, work = spec.dtype, ITEMSIZE[WORKING[spec.dtype]]
-        written = WORKING[dtype] if labels else written or dtype
-        maximum = isinstance(spec, Pool2d) and spec.kind == "max"
-        mean = isinstance(spec, Pool2d) and not maximum
-        vertical, horizontal = axes(spec, repeat=maximum)
-        kind = "across_max" if maximum else "across_mean" if mean else "across_sum"
-        taps = horizontal.uniform if candidates(kind, written, taps=horizontal.uniform) else 0
-        self.kernel = kernel(kind, written, taps=taps)
-        down = kernel("down_max" if maximum else "down_sum", dtype)
+        self, kind: str, x: tuple[int, ...], vertical: Axis, horizontal: Axis, dtype: str,
+        written: str, labels: bool = False,
+    ) -> None:  # fmt: skip
+        n, h, w, c = x
+        oh, ow = len(vertical.starts) - 1, len(horizontal.starts) - 1
+        work = ITEMSIZE[WORKING[dtype]]
+        written = WORKING[dtype] if labels else written
+        uniform = horizontal.uniform
+        taps = uniform if candidates(f"across_{kind}", written, taps=uniform) else 0
+        self.kernel = kernel(f"across_{kind}", written, taps=taps)
+        down = kernel("down_max" if kind == "max" else "down_sum", dtype)
         self._tables = [
             a.astype(t)
             for axis, unit in ((vertical, 1), (horizontal, c * work))
@@ -211,34 +215,31 @@ class Windows:
                 (axis.weights, WORKING[dtype]), (axis.divisors, WORKING[dtype]),
             )
         ]  # fmt: skip
-        names = [f"{axis}_{name}" for axis in ("row", "column")
-                 for name in ("starts", "s", "weights", "divisors")]  # fmt: skip
-        tables = {
-            name.replace("_s", "s") if name.endswith("_s") else name: table.ctypes.data
-            for name, table in zip(names, self._tables, strict=True)
-        }
+        names = ("row_starts", "rows", "row_weights", "row_divisors", "column_starts", "columns",
+                 "column_weights", "column_divisors")  # fmt: skip
+        tables = {n: table.ctypes.data for n, table in zip(names, self._tables, strict=True)}
         strip, spans = strips(horizontal, ow, c * work)
         self._spans = spans * c
         most_rows = int(np.diff(vertical.starts).max(initial=0))
         spare = LANES[dtype] * work  # whole vectors are read and written past the end
         width = int(self._spans[:, 1].max(initial=0))
         row_bytes = -(-(width * work + spare) // 64) * 64
-        most_rows = -(-most_rows // 8) * 8
-        private = 8 * most_rows + row_bytes + (strip * c * work + spare if labels else 0)
+        table = -(-most_rows // 8) * 8
+        private = 8 * table + row_bytes + (strip * c * work + spare if labels else 0)
         self._private = -(-private // 4096) * 4096
         self._template = JOB.pack(
             scratch_bytes=self._private, down=down.address, across=self.kernel.address,
             labels=kernel("argmax", written).address if labels else 0,
             label_item=label_dtype(c).itemsize, images=n, h=h, w=w, channels=c, oh=oh, ow=ow,
-            strip=strip, strips=self._spans.ctypes.data, most_rows=most_rows, row_bytes=row_bytes,
+            strip=strip, strips=self._spans.ctypes.data, most_rows=table, row_bytes=row_bytes,
             item=ITEMSIZE[dtype], out_item=ITEMSIZE[written], work=work, **tables,
         )  # fmt: skip
-        self.work = math.prod(spec.out) * max(most_rows, 1)
+        self.work = n * oh * ow * c * max(most_rows, 1)
 
     def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """Arrays C-contiguous, of the spec's shapes; `x` of its dtype, `out`, too, or labels."""
+        """Arrays C-contiguous, of the planned shapes and dtypes."""
         memory = scratch(self._private * threads)
-        JOB.run(self._template, x.ctypes.data, out.ctypes.data, memory, threads)
+        JOB.run(self._template, address(x), address(out), memory, threads)
 
 
 def strips(axis: Axis, out: int, pixel: int) -> tuple[int, np.ndarray]:
@@ -284,32 +285,45 @@ class WindowsArgmax:
 
     def run(self, x: np.ndarray, out: np.ndarray, indices: np.ndarray, threads: int) -> None:
         """Arrays C-contiguous, of the spec's shapes and dtype; `indices` int64."""
-        template, where = self._template, indices.ctypes.data
-        ARGMAX_JOB.run(template, x.ctypes.data, out.ctypes.data, where, threads)
+        ARGMAX_JOB.run(self._template, address(x), address(out), address(indices), threads)
 
 
-class TwoPools:
-    """A pool over whole images: of each row first, then of what the rows give."""
+class WholePool:
+    """A pool over whole images: of parts of their pixels first, then of what the parts give."""
 
     def __init__(self, spec: Pool2d) -> None:
         n, h, w, c = spec.x
-        wide = WORKING[spec.dtype]
-        across = Pool2d(spec.x, spec.kind, (1, w), (1, w), dtype=spec.dtype)
-        down = Pool2d((n, h, 1, c), spec.kind, (h, 1), (h, 1), dtype=wide)
-        self._first, self._second = Windows(across, wide), Windows(down, spec.dtype)
+        wide, pixels = WORKING[spec.dtype], h * w
+        part = -(-pixels // PARTS)
+        positions = np.arange(-(-pixels // part) * part).reshape(-1, part)
+        ones = np.ones(len(positions))
+        parts = _axis(positions, np.ones(positions.shape), pixels, ones)
+        all_parts = np.arange(len(positions))[None]
+        whole = _axis(all_parts, np.ones(all_parts.shape), len(positions), np.array([pixels]))
+        one = _axis(np.zeros((1, 1)), np.ones((1, 1)), 1, np.ones(1))
+        first, second = ("max", "max") if spec.kind == "max" else ("sum", "mean")
+        self._between = (n, len(positions), 1, c), np.dtype(wide)
+        self._first = Windows(first, (n, pixels, 1, c), parts, one, spec.dtype, wide)
+        self._second = Windows(second, self._between[0], whole, one, wide, spec.dtype)
         self.kernel = self._second.kernel
-        self._rows, self._wide = across.out, wide
         self.work = self._first.work + self._second.work
 
     def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
         """As `Windows.run`."""
-        rows = between(self._rows, np.dtype(self._wide))
+        rows = between(*self._between)
         self._first.run(x, rows, threads)
         self._second.run(rows, out, threads)
 
 
-def plan(spec: Pool2d | Resize2d) -> Windows | TwoPools:
-    """One task an output row is enough, unless there are few rows with much to do."""
-    whole = isinstance(spec, Pool2d) and spec.size == spec.x[1:3] and not any(map(any, spec.pad))
-    much = spec.x[0] < IMAGES and math.prod(spec.x[1:]) >= WHOLE
-    return TwoPools(spec) if isinstance(spec, Pool2d) and whole and much else Windows(spec)
+def plan(spec: Pool2d | Resize2d, labels: bool = False) -> Windows | WholePool:
+    """One task an output row is enough, unless there are few rows with much to do.
+
+    `labels`: the result is the largest channel of each pixel.
+    """
+    if isinstance(spec, Resize2d):
+        return Windows("sum", spec.x, *axes(spec, False), spec.dtype, spec.dtype, labels)
+    whole = spec.size == spec.x[1:3] and not any(map(any, spec.pad))
+    if whole and spec.x[0] < PARTS and math.prod(spec.x[1:]) >= WHOLE:
+        return WholePool(spec)
+    kind = "max" if spec.kind == "max" else "mean"
+    return Windows(kind, spec.x, *axes(spec, kind == "max"), spec.dtype, spec.dtype)

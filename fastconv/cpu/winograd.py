@@ -29,18 +29,22 @@ import numpy as np
 from numba import njit
 
 from fastconv.cook_toom import TILES, algorithm
-from fastconv.cpu import finish, host, pack
-from fastconv.cpu.job import Job, scratch
+from fastconv.cpu import cost, finish, host, pack
+from fastconv.cpu.cost import Cost
+from fastconv.cpu.job import Job, Template, scratch
 from fastconv.cpu.kernels import Kernel, candidates, kernel
 from fastconv.cpu.micro.gemm import UNROLL
 from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes, store_int, zero_bytes
 from fastconv.dtypes import ITEMSIZE, WORKING
-from fastconv.memory import aligned_empty
+from fastconv.memory import address, aligned_empty
 from fastconv.spec import Conv2d
 
 BLOCK_ROWS = 36  # tiles in a block, at least half and at most twice as many
 GROUP_COLUMNS = 64  # output channels whose products are kept at once
 SHARES = 8  # tasks that are enough for threads of unequal speed
+TILE_CYCLES = 30  # what a tile costs beside its arithmetic
+# (taps, stride) -> sizes of tiles whose error is not much larger than that of a direct sum.
+ACCURATE = {(3, 1): (4, 2), (3, 2): (4, 2), (5, 1): (2,), (7, 1): (2,)}
 STAGGER = 64  # bytes between products, so that their addresses do not share cache sets
 
 inlined = njit(nogil=True, error_model="numpy")
@@ -57,41 +61,26 @@ def locate(tile, ty_count, tx_count, dh, dw, size):
 
 
 @inlined
-def input_tile(transform, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw, tile,
-               ty_count, tx_count, target, product, group, patch):  # fmt: skip
+def input_tile(transform, step, reach, x, h, w, pixel, channels, top, left, dh, dw, tile, ty_count,
+               tx_count, target, product, group, patch):  # fmt: skip
     """Transform one tile of all channels to `target`; `patch` is scratch."""
     n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, step)
     y0, x0 = y0 - top, x0 - left
-    pixel = channels * item
-    vector = lanes * item
     image = x + n * h * w * pixel
-    whole = channels // lanes
     last = reach - 1
     if y0 >= 0 and x0 >= 0 and y0 + last * dh < h and x0 + last * dw < w:
         start = image + (y0 * w + x0) * pixel
-        call(transform, (start, dw * pixel, dh * w * pixel, whole, target, product, group))
-        first = whole
-    else:
-        first = 0
-    groups = (channels + lanes - 1) // lanes
-    if first < groups:  # a border tile, or the last channels of an odd number
-        size = (groups - first) * vector
-        valid = pixel - first * vector
-        for i in range(reach):
-            for j in range(reach):
-                to = patch + (i * reach + j) * size
-                row, column = y0 + i * dh, x0 + j * dw
-                if 0 <= row < h and 0 <= column < w:
-                    of = image + (row * w + column) * pixel + first * vector
-                    copy_bytes(to, of, valid)
-                    if valid < size:
-                        zero_bytes(to + valid, size - valid)
-                else:
-                    zero_bytes(to, size)
-        call(
-            transform,
-            (patch, size, reach * size, groups - first, target + first * group, product, group),
-        )
+        call(transform, (start, dw * pixel, dh * w * pixel, channels, target, product, group))
+        return
+    for i in range(reach):
+        row = y0 + i * dh
+        for j in range(reach):
+            to, column = patch + (i * reach + j) * pixel, x0 + j * dw
+            if 0 <= row < h and 0 <= column < w:
+                copy_bytes(to, image + (row * w + column) * pixel, pixel)
+            else:
+                zero_bytes(to, pixel)
+    call(transform, (patch, pixel, reach * pixel, channels, target, product, group))
 
 
 @inlined
@@ -103,7 +92,7 @@ def forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, to
     for t in range(count):
         b, r = divmod(t, mr)
         to = v + b * mr * groups * vector + r * vector
-        input_tile(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw,
+        input_tile(forward, step, reach, x, h, w, channels * item, channels, top, left, dh, dw,
                    first + t, ty_count, tx_count, to, product_v, mr * vector, patch)  # fmt: skip
 
 
@@ -231,7 +220,7 @@ def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_b
             j, t = divmod(tile, block)
             b, r = divmod(t, mr)
             v = scratch + j * block_bytes + b * mr * groups * vector + r * vector
-            input_tile(forward, step, reach, x, h, w, channels, item, lanes, top, left, dh, dw,
+            input_tile(forward, step, reach, x, h, w, channels * item, channels, top, left, dh, dw,
                        tile, ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
 
 
@@ -350,7 +339,7 @@ class Winograd:
             "panels": panels, "depth": -(-c // UNROLL) * UNROLL,
         }  # fmt: skip
 
-        def steps(kind: str) -> list[tuple[Job, np.ndarray]]:
+        def steps(kind: str) -> list[tuple[Job, Template]]:
             inverse = kernel(kind, dtype, **find).address
             last = {**common, **target, "inverse": inverse, "scratch_bytes": self._private}
             if self.schedule == "fused":
@@ -378,10 +367,11 @@ class Winograd:
     ) -> None:
         """All arrays C-contiguous, of the plan's shapes and dtype."""
         memory = scratch(self.scratch_bytes(threads))
-        aligned = out.ctypes.data % 64 == 0
-        residual = 0 if add is None else add.ctypes.data
-        for job, template in self._streaming if self._streaming and aligned else self._steps:
-            job.run(template, x.ctypes.data, out.ctypes.data, memory, threads, residual)
+        source, target = address(x), address(out)
+        residual = 0 if add is None else address(add)
+        steps = self._streaming if self._streaming and target % 64 == 0 else self._steps
+        for job, template in steps:
+            job.run(template, source, target, memory, threads, residual)
 
 
 def pack_weights(w: np.ndarray, m: int, stride: int, nr: int, depth: int, dtype: str) -> np.ndarray:
@@ -415,11 +405,31 @@ def supports(m: int, spec: Conv2d) -> str:
     return ""
 
 
-def profits(spec: Conv2d) -> str:
-    """Why the direct algorithm is faster than F(4x4) for `spec`; "" when it is not."""
-    n, h, w, k = spec.conv_out
-    if spec.x[3] < 16 or k < 8:
-        return f"{spec.x[3]} -> {k} channels do not pay for the transforms"
-    if 4 * 36 * tile_counts(spec, 4)[2] > 3 * 9 * n * h * w:
-        return f"a map of {h} x {w} pixels leaves most of its 4x4 tiles unused"
-    return ""
+def expected(m: int, spec: Conv2d) -> Cost | None:
+    """Cost of F(m x m) for one image; None where its error is for those who ask for it."""
+    taps, stride = spec.w[0], spec.stride[0]
+    if m not in ACCURATE[taps, stride]:
+        return None
+    _, _, _, c = spec.x
+    k, lanes, work = spec.w[3], LANES[spec.dtype], ITEMSIZE[WORKING[spec.dtype]]
+    reach = stride * (m - 1) + taps
+    products = reach * reach
+    tiles = tile_counts(spec, m)[2] // max(spec.x[0], 1)
+    schedule, tile, block, group = choose_schedule(spec, tiles, products)
+    rows, panels = -(-tiles // tile.mr) * tile.mr, -(-k // tile.nr)
+    depth = -(-c // UNROLL) * UNROLL
+    # Both transforms are products with matrices that are half zeros and signs.
+    forward = -(-c // lanes) * reach**3
+    inverse = -(-k // lanes) * reach * m * (reach + m)
+    ideal = cost.multiplications(products * tiles * c * k, spec.dtype)
+    cycles = (
+        cost.multiplications(products * rows * depth * panels * tile.nr, spec.dtype) / cost.PRODUCTS
+        + products * rows // tile.mr * panels * TILE_CYCLES
+        + tiles * (cost.instructions(1.2 * forward + 0.9 * inverse) + TILE_CYCLES)
+    )
+    weights = products * panels * tile.nr * depth * work
+    blocks = -(-tiles // block)
+    near, far = cost.traffic(spec, weights, blocks if schedule == "fused" else 1)
+    v = products * rows * depth * work  # is written, and read for each group of panels
+    passes = 2 if schedule == "fused" else 1 + -(-panels // group)
+    return Cost(ideal, cycles, near + v * passes, far)

@@ -129,7 +129,7 @@ def test_two_pools_are_one_whole_pool():
     x = integers((2, 61, 67, 21), seed=1)
     for kind, pool in (("max", fastconv.global_max_pool2d), ("avg", fastconv.global_avg_pool2d)):
         spec = Pool2d(x.shape, kind, (61, 67), (61, 67))
-        assert isinstance(plan_windows(spec), windows.TwoPools)
+        assert isinstance(plan_windows(spec), windows.WholePool)
         expected = reference.pool2d(x, spec)[:, 0, 0]
         assert_within(pool(x), expected, bounds.pool2d(x, spec)[:, 0, 0])
 
@@ -153,7 +153,7 @@ def test_which_kernels_run():
     resize = Resize2d((1, 4, 4, 1), (8, 8))
     assert plan_windows(resize).kernel.name == "across_sum_float32_1x1_taps2"
     mean = Pool2d((1, 300, 300, 3), "avg", (300, 300), (300, 300))
-    assert isinstance(plan_windows(mean), windows.TwoPools)
+    assert isinstance(plan_windows(mean), windows.WholePool)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)], ids=str)

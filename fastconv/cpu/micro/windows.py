@@ -6,43 +6,49 @@ the next pixel overwrites them anyway: only the last numbers of a row need masks
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from fastconv.cpu.micro.channels import each_vector, store
+from fastconv.cpu.micro.channels import each_vector, each_vector_once, load, store
 from fastconv.cpu.simd import Emitter
 
-UNROLLED_ROWS = (1, 2, 3, 4)
+ROWS = 4  # that are combined in one pass
 
 
 # ------------------------------------------------------------------------------------ rows to one
 def _down(
     e: Emitter, rows: Any, nrows: Any, target: Any, count: Any,
-    combine: Callable[[Callable[[int], Any], int], Any], start: Callable[[Any], Any],
-    more: Callable[[Any, Any, Any], Any],
+    join: Callable[[Any, Callable[[int], Any], Any, int], Any],
 ) -> None:  # fmt: skip
-    """``target[i] = combination over r of rows[r][i]``, `count` numbers; rows is a table."""
+    """``target[i] = combination over r of rows[r][i]``, `count` numbers; rows is a table.
 
-    def body(offset: Any, mask: Any, known: int) -> None:
-        def x(r: Any) -> Any:
-            row = e.load_int(e.add(rows, e.mul(e.const(r) if isinstance(r, int) else r, 8)))
-            return e.load_stored(e.add(row, e.stored(offset)), mask)
+    ``join(total, x, first, some)`` adds rows ``first ... first + some`` to a total, or to None; row
+    first + k is ``x(k)``. More than `ROWS` rows are passes over contiguous numbers.
+    """
 
-        if known:
-            value = combine(x, known)
-        else:
-            total = e.variable(start(x(0)))
-            with e.loop(nrows, start=1) as r:
-                e.set(total, more(e.get(total), x(r), r))
-            value = e.get(total)
-        store(e, value, e.add(target, offset), mask)
+    def numbers(first: Any, some: int, more: bool) -> Callable[[Any, Any], None]:
+        def body(offset: Any, mask: Any) -> None:
+            def x(k: int) -> Any:
+                row = e.load_int(e.add(rows, e.mul(e.add(first, k), 8)))
+                return e.load_stored(e.add(row, e.stored(offset)), mask)
+
+            place = e.add(target, offset)
+            total = load(e, place, mask) if more else None
+            store(e, join(total, x, first, some), place, mask)
+
+        return body
 
     done = e.ir.append_basic_block("done")
-    for known in UNROLLED_ROWS:
-        with e.ir.if_then(e.ir.icmp_signed("==", nrows, e.const(known))):
-            each_vector(e, count, partial(body, known=known))
+    zero = e.const(0)
+    for some in range(1, ROWS):
+        with e.ir.if_then(e.ir.icmp_signed("==", nrows, e.const(some))):
+            each_vector(e, count, numbers(zero, some, more=False))
             e.ir.branch(done)
-    each_vector(e, count, partial(body, known=0))
+    each_vector(e, count, numbers(zero, ROWS, more=False))
+    whole = e.ir.and_(nrows, e.const(-ROWS))
+    with e.loop(whole, ROWS, start=ROWS) as r:
+        each_vector_once(e, count, numbers(r, ROWS, more=True))
+    with e.loop(nrows, start=whole) as r:
+        each_vector_once(e, count, numbers(r, 1, more=True))
     e.ir.branch(done)
     e.ir.position_at_end(done)
 
@@ -52,28 +58,25 @@ def down_sum(
 ) -> None:
     """``target[i] = sum_r weights[r] * rows[r][i]``."""
 
-    def weight(r: Any) -> Any:
-        offset = r * e.itemsize if isinstance(r, int) else e.mul(r, e.itemsize)
-        return e.load_splat(e.add(weights, offset))
-
-    def combine(x: Callable[[int], Any], known: int) -> Any:
-        total = e.ir.fmul(weight(0), x(0))
-        for r in range(1, known):
-            total = e.fma(weight(r), x(r), total)
+    def join(total: Any, x: Callable[[int], Any], first: Any, some: int) -> Any:
+        for k in range(some):
+            weight = e.load_splat(e.add(weights, e.mul(e.add(first, k), e.itemsize)))
+            total = e.ir.fmul(weight, x(k)) if total is None else e.fma(weight, x(k), total)
         return total
 
-    _down(e, rows, nrows, target, count, combine,
-          start=lambda x: e.ir.fmul(weight(0), x),
-          more=lambda total, x, r: e.fma(weight(r), x, total))  # fmt: skip
+    _down(e, rows, nrows, target, count, join)
 
 
 def down_max(
     kernel: Any, e: Emitter, rows: Any, weights: Any, nrows: Any, target: Any, count: Any
 ) -> None:
     """``target[i] = max_r rows[r][i]``, NaN if there is one."""
-    _down(e, rows, nrows, target, count,
-          combine=lambda x, known: e.maximum(*(x(r) for r in range(known))),
-          start=lambda x: x, more=lambda total, x, r: e.maximum(x, total))  # fmt: skip
+
+    def join(total: Any, x: Callable[[int], Any], first: Any, some: int) -> Any:
+        values = [x(k) for k in range(some)]
+        return e.maximum(*values if total is None else [total, *values])
+
+    _down(e, rows, nrows, target, count, join)
 
 
 # -------------------------------------------------------------------------------- columns to pixels
