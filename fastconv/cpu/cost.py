@@ -17,10 +17,8 @@ from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d, ConvTranspose2d
 
 THREADS = 2
-NEAR, FAR = (
-    12.0,
-    8.0,
-)  # bytes a cycle from the last-level cache, for each core; from memory, for all
+# Bytes a cycle: from the last-level cache, for each core; from memory, for all of them.
+NEAR, FAR = 12.0, 12.0
 LAUNCH = 15_000.0  # cycles of a call and of waking threads
 OVERLAP = 0.75  # share of the shorter one of arithmetic and traffic that hides behind the longer
 PRODUCTS = 0.95  # share of the FMA peak that register tiles reach

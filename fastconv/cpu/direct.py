@@ -30,7 +30,7 @@ from fastconv.spec import Conv2d
 PATCH_BYTES = 512 << 10  # of L2, for the gathered rows of a task
 MAX_TILES = 64  # of a task; more where they fit help only the first, small layers
 DEPTH = 512  # products of a part of a sum
-TILE_CYCLES = 60  # what a tile costs beside its arithmetic, for each panel
+TILE_CYCLES = 25  # what a tile costs beside its arithmetic, for each panel
 AHEAD = 2  # tiles whose inputs are fetched meanwhile
 SHARES = 16  # tasks that are enough for threads of unequal speed
 

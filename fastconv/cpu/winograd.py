@@ -42,7 +42,8 @@ from fastconv.spec import Conv2d
 BLOCK_ROWS = 36  # tiles in a block, at least half and at most twice as many
 GROUP_COLUMNS = 64  # output channels whose products are kept at once
 SHARES = 8  # tasks that are enough for threads of unequal speed
-TILE_CYCLES = 30  # what a tile costs beside its arithmetic
+TILE_CYCLES = 120  # what a tile costs beside its arithmetic: to find it, and two calls
+BLOCK_CYCLES = 30  # what a register tile of a product costs beside its arithmetic
 # (taps, stride) -> sizes of tiles whose error is not much larger than that of a direct sum.
 ACCURATE = {(3, 1): (4, 2), (3, 2): (4, 2), (5, 1): (2,), (7, 1): (2,)}
 STAGGER = 64  # bytes between products, so that their addresses do not share cache sets
@@ -424,7 +425,7 @@ def expected(m: int, spec: Conv2d) -> Cost | None:
     ideal = cost.multiplications(products * tiles * c * k, spec.dtype)
     cycles = (
         cost.multiplications(products * rows * depth * panels * tile.nr, spec.dtype) / cost.PRODUCTS
-        + products * rows // tile.mr * panels * TILE_CYCLES
+        + products * rows // tile.mr * panels * BLOCK_CYCLES
         + tiles * (cost.instructions(1.2 * forward + 0.9 * inverse) + TILE_CYCLES)
     )
     weights = products * panels * tile.nr * depth * work
