@@ -158,7 +158,10 @@ def global_max_pool2d(
     return _global_pool("max", x, data_format, device, num_threads)
 
 
-def max_unpool2d(x: Any, indices: Any, size: Any) -> np.ndarray:
+def max_unpool2d(
+    x: Any, indices: Any, size: Any, *, device: str = "cpu", num_threads: int | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Put pooled values back where `max_pool2d` found them; zeros elsewhere.
 
     Parameters
@@ -167,6 +170,8 @@ def max_unpool2d(x: Any, indices: Any, size: Any) -> np.ndarray:
     indices : (n, h, w, c) integers
         As `max_pool2d` returns them, for an image of height and width `size`.
     size : (height, width)
+    device, num_threads, out
+        As in `conv2d`.
 
     Returns
     -------
@@ -175,8 +180,8 @@ def max_unpool2d(x: Any, indices: Any, size: Any) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        Shapes differ, or an index lies outside the image.
+    ValueError, TypeError
+        As in `conv2d`; also when shapes differ, or an index lies outside the image.
     """
     op = "max_unpool2d"
     values = check_array(x, "x", op)
@@ -187,13 +192,16 @@ def max_unpool2d(x: Any, indices: Any, size: Any) -> np.ndarray:
             f"{op}: indices must be integers of the shape of x, {values.shape}, "
             f"got {where.dtype.name} of shape {where.shape}"
         )
-    n, _, _, c = values.shape
+    n, h, _, c = values.shape
     limit = height * width * c
-    if where.size and (where.min() < 0 or where.max() >= limit):
+    rows = where.reshape(n * h, -1) if where.size else np.zeros((n * h, 1), np.int64)
+    lowest, highest = rows.min(axis=1), rows.max(axis=1)
+    if where.size and (lowest.min() < 0 or highest.max() >= limit):
         raise ValueError(
-            f"{op}: indices go from {where.min()} to {where.max()} but an image of "
+            f"{op}: indices go from {lowest.min()} to {highest.max()} but an image of "
             f"{height} x {width} x {c} has {limit} positions; was `size` the pooled image's?"
         )
-    y = np.zeros((n, limit), values.dtype)
-    np.put_along_axis(y, where.reshape(n, -1), values.reshape(n, -1), axis=1)
-    return y.reshape(n, height, width, c)
+    tables = (np.ascontiguousarray(table, np.int64) for table in (where, lowest, highest))
+    executor = backend(device, op).plan_unpool(*tables)
+    shape = n, height, width, c
+    return run_windows(executor, values, shape, values.dtype, num_threads, out, op)

@@ -53,7 +53,7 @@ OPEN_TO_FCN = {"bounds", "shapes", "spec"}
 THIRD_PARTY = {
     "numpy": ["fastconv/", "fcn/"],
     "numba": ["fastconv/cpu/", "fastconv/_signal_kernels.py", "fastconv/system.py"],
-    "llvmlite": ["fastconv/cpu/simd.py", "fastconv/cpu/host.py"],
+    "llvmlite": ["fastconv/cpu/simd.py", "fastconv/cpu/intrinsics.py", "fastconv/cpu/host.py"],
     "tensorflow": ["fcn/tf_reference.py"],
     "keras": ["fcn/tf_reference.py"],
     "sklearn": ["fcn/digits.py"],

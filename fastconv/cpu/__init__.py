@@ -14,6 +14,7 @@ from fastconv.cpu import (
     padding,
     pool,
     transpose,
+    unpool,
     windows,
     winograd,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "plan_channels",
     "plan_conv2d",
     "plan_conv2d_transpose",
+    "plan_unpool",
     "plan_windows",
     "plan_windows_argmax",
 ]
@@ -61,7 +63,7 @@ NAMES = ("auto", *dict.fromkeys(a.name for a in ALGORITHMS))
 # Everything but the micro-kernels that is compiled; `fastconv.warmup` reads it.
 NATIVE = (
     *pool.NATIVE, padding.JOB, direct.JOB, depthwise.JOB, depthwise.REPEAT, transpose.JOB,
-    windows.JOB, windows.ARGMAX_JOB, channelwise.JOB, winograd.FUSED, winograd.FORWARD,
+    windows.JOB, windows.ARGMAX_JOB, channelwise.JOB, unpool.JOB, winograd.FUSED, winograd.FORWARD,
     winograd.PRODUCT,
 )  # fmt: skip
 
@@ -150,3 +152,8 @@ def plan_windows_argmax(spec: Pool2d) -> windows.WindowsArgmax:
 def plan_channels(spec: ChannelOp, label_bytes: int = 0) -> channelwise.Channelwise:
     """An argmax with labels of so many bytes, or a softmax."""
     return channelwise.Channelwise(spec, label_bytes)
+
+
+def plan_unpool(indices: Any, lowest: Any, highest: Any) -> unpool.Unpool:
+    """Unpooling at `indices`, which lie between `lowest` and `highest` in each row."""
+    return unpool.Unpool(indices, lowest, highest)

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.cpu.intrinsics import atomic_add, call
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
-from fastconv.cpu.simd import LANES, atomic_add, call
+from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import ChannelOp
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from fastconv.cpu import cost, finish, pack
 from fastconv.cpu.cost import Cost
+from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import candidates, kernel
-from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes
+from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from fastconv.cpu import cost, finish, host, pack
 from fastconv.cpu.cost import Cost
+from fastconv.cpu.intrinsics import atomic_add, call, store_int
 from fastconv.cpu.job import Job, OneJob, Template
 from fastconv.cpu.kernels import Kernel, candidates
 from fastconv.cpu.padding import Padded
-from fastconv.cpu.simd import atomic_add, call, store_int
 from fastconv.cpu.tiles import fill_tiles
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d

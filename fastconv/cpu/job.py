@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from fastconv.cpu.intrinsics import load_ints
 from fastconv.cpu.native import Native, define
 from fastconv.cpu.pool import arena, handover, run
-from fastconv.cpu.simd import load_ints
 from fastconv.memory import address
 
 Template = array  # of int64: copies and takes numbers five times as fast as NumPy's

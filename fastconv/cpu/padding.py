@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes, zero_bytes
 from fastconv.cpu.job import Job
 from fastconv.cpu.kernels import kernel
-from fastconv.cpu.simd import atomic_add, call, copy_bytes, zero_bytes
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.shapes import Pad
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from fastconv.cpu.intrinsics import atomic_load, call, load_int, store_int
 from fastconv.cpu.native import Native
-from fastconv.cpu.simd import atomic_load, call, load_int, store_int
 
 _mutex_init = types.ExternalFunction("pthread_mutex_init", types.int32(types.int64, types.int64))
 _mutex_lock = types.ExternalFunction("pthread_mutex_lock", types.int32(types.int64))

@@ -9,7 +9,7 @@ activation as a whole is never copied.
 
 from numba import njit
 
-from fastconv.cpu.simd import copy_bytes, store_int, zero_bytes
+from fastconv.cpu.intrinsics import copy_bytes, store_int, zero_bytes
 
 inlined = njit(nogil=True, error_model="numpy")
 

@@ -20,10 +20,10 @@ from fastconv.cpu.direct import (
     TILE_CYCLES,
     choose_kernel,
 )
+from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes, store_int
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
-from fastconv.cpu.simd import atomic_add, call, copy_bytes, store_int
 from fastconv.cpu.tiles import fill_tiles
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d, ConvTranspose2d

@@ -15,9 +15,10 @@ import numpy as np
 
 from fastconv import shapes
 from fastconv.cpu.channelwise import label_dtype
+from fastconv.cpu.intrinsics import atomic_add, call, load_int, store_int
 from fastconv.cpu.job import Job, between, scratch
 from fastconv.cpu.kernels import candidates, kernel
-from fastconv.cpu.simd import LANES, atomic_add, call, load_int, store_int
+from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import address
 from fastconv.spec import Pool2d, Resize2d

@@ -31,10 +31,11 @@ from numba import njit
 from fastconv.cook_toom import TILES, algorithm
 from fastconv.cpu import cost, finish, host, pack
 from fastconv.cpu.cost import Cost
+from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes, store_int, zero_bytes
 from fastconv.cpu.job import Job, Template, scratch
 from fastconv.cpu.kernels import Kernel, candidates, kernel
 from fastconv.cpu.micro.gemm import UNROLL
-from fastconv.cpu.simd import LANES, atomic_add, call, copy_bytes, store_int, zero_bytes
+from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import address, aligned_empty
 from fastconv.spec import Conv2d

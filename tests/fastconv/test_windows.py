@@ -90,6 +90,28 @@ def test_unpool_puts_values_back():
         fastconv.max_unpool2d(y, indices, (3, 4))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_unpool_takes_any_indices(dtype, threads):
+    # several bands of the output, places that several values go to, rows in any order
+    rng = np.random.default_rng(0)
+    x = integers((2, 300, 20, 7), seed=1).astype(dtype)
+    indices = rng.integers(0, 90 * 301 * 7, x.shape).astype(np.int32)
+    expected = np.zeros((2, 90 * 301 * 7), dtype)
+    for n in range(2):
+        for value, place in zip(x[n].flat, indices[n].flat, strict=True):
+            expected[n, place] = value
+    y = fastconv.max_unpool2d(x, indices, (90, 301), num_threads=threads)
+    np.testing.assert_array_equal(y, expected.reshape(2, 90, 301, 7))
+
+
+def test_unpool_of_nothing_is_zero():
+    nothing = np.zeros((2, 0, 3, 5), np.float32)
+    out = np.full((2, 4, 6, 5), 7, np.float32)
+    fastconv.max_unpool2d(nothing, nothing.astype(np.int64), (4, 6), out=out)
+    assert not out.any()
+
+
 def test_global_pools():
     x = integers((3, 5, 7, 21), seed=1)
     np.testing.assert_array_equal(fastconv.global_max_pool2d(x), x.max(axis=(1, 2)))
