@@ -9,7 +9,15 @@ parser.add_argument(
     "command", choices=["warmup", "config"],
     help="warmup: compile all kernels into the disk cache; config: what runs here",
 )  # fmt: skip
-if parser.parse_args().command == "warmup":
-    print(f"{warmup(progress=True)} functions are ready")
+parser.add_argument(
+    "--dtypes", default="float32",
+    help="of images, for warmup: float32,float64,float16,bfloat16 or some of them (%(default)s)",
+)  # fmt: skip
+options = parser.parse_args()
+if options.command == "warmup":
+    try:
+        print(f"{warmup(progress=True, dtypes=options.dtypes.split(','))} functions are ready")
+    except TypeError as error:
+        parser.error(str(error))
 else:
     show_config()

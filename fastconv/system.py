@@ -3,10 +3,13 @@
 import importlib
 import platform
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 import numpy as np
 
+from fastconv.dtypes import WORKING
+from fastconv.spec import check_dtype
 from fastconv.threads import available_cpus, get_num_threads
 
 
@@ -26,8 +29,10 @@ def show_config() -> None:
     print(f"compiled code in {native.cache_folder() or 'memory only: no folder can be written'}")
 
 
-def warmup(progress: bool = False, file: TextIO | None = None) -> int:
-    """Compile every kernel of this machine, or read it from the disk cache.
+def warmup(
+    progress: bool = False, file: TextIO | None = None, dtypes: Sequence[str] = ("float32",)
+) -> int:
+    """Compile the kernels of this machine, or read them from the disk cache.
 
     Later processes then start without compiling. ``python -m fastconv warmup`` does the same.
 
@@ -37,6 +42,13 @@ def warmup(progress: bool = False, file: TextIO | None = None) -> int:
         Show a progress bar.
     file : text file, optional
         Where the bar goes; default: standard error.
+    dtypes : sequence of str
+        Of the images that later processes will have.
+
+    Raises
+    ------
+    TypeError
+        A dtype is not supported.
 
     Returns
     -------
@@ -47,10 +59,11 @@ def warmup(progress: bool = False, file: TextIO | None = None) -> int:
     host = importlib.import_module("fastconv.cpu.host")
     kernels = importlib.import_module("fastconv.cpu.kernels")
     backend = importlib.import_module("fastconv.cpu")
-    natives = [
-        *backend.NATIVE,
-        *(k.native for k in kernels.KERNELS if host.has(k.needs)),
-    ]
+    for dtype in dtypes:
+        check_dtype("warmup", dtype)
+    wanted = {*dtypes, *(WORKING[dtype] for dtype in dtypes)}
+    rows = [k for k in kernels.KERNELS if k.dtype in wanted and host.has(k.needs)]
+    natives = [*backend.NATIVE, *(k.native for k in rows)]
     for i, native in enumerate(natives, 1):
         _ = native.address
         if progress:

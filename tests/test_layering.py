@@ -32,7 +32,7 @@ LAYERS = {
     "convolution": {"arrays", "plan"},
     "pooling": {"shapes", "arrays", "spec", "plan"},
     "pixelwise": {"shapes", "arrays", "spec", "plan"},
-    "system": {"threads", "cpu"},
+    "system": {"dtypes", "spec", "threads", "cpu"},
     "__init__": {
         "memory",
         "threads",

@@ -2,18 +2,19 @@
 
 Compiled code is cached below ``NUMBA_CACHE_DIR`` (default: the user's cache folder) in a folder
 named after a digest of the sources that generate it: Numba's own check sees only the file that
-holds a function, not the generators that its code comes from. Where nothing can be written, the
-functions are compiled anew in each process.
+holds a function, not the generators that its code comes from. Where nothing can be written or
+read, the functions are compiled anew in each process.
 """
 
 import ctypes
 import hashlib
 import os
+import pickle
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ def define(name: str, source: str, module: str, file: str, **scope: Any) -> Call
     return function
 
 
+def _compile(function: Callable[..., None], signature: Any, folder: Path | None) -> Any:
+    if folder is not None:
+        with suppress(OSError, EOFError, pickle.UnpicklingError):  # a full disk, a damaged file
+            return cfunc(signature, nopython=True, cache=True)(function)
+    return cfunc(signature, nopython=True)(function)
+
+
 class Native:
     """``void(int64, ...)`` as a C function; compiled, or read from the cache, when first used."""
 
@@ -84,8 +92,7 @@ class Native:
                     signature = types.void(*[types.int64] * self._arguments)
                     folder = cache_folder()
                     with _cache_directory(folder):
-                        make = cfunc(signature, nopython=True, cache=folder is not None)
-                        self._compiled = make(self._function)
+                        self._compiled = _compile(self._function, signature, folder)
         return self._compiled
 
     @cached_property

@@ -20,6 +20,7 @@ from benchmarks.layers import (
 )  # fmt: skip
 from benchmarks.peers import PEERS
 from benchmarks.summary import PEER_KINDS
+from fastconv import plan_conv2d
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 from fcn.graph import Graph, Node
 from tests.benchmarks.tiny import GENERAL, LAYER, TINY, as_reference
@@ -230,3 +231,30 @@ def test_layers_of_a_network_name_their_nodes():
     assert len(rows) == 22
     assert rows["3x3_512_512_32"].what == "conv5_1, conv5_2, conv5_3"
     assert rows["3x3_512_512_32"].network == "fcn8s"
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+FILTERS = sorted(
+    {s for c in table.CLASSES for layer in c.layers for s in layer.steps if isinstance(s, Conv2d)},
+    key=str,
+)
+HEAVY = 1 << 24  # weights whose packing takes seconds
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, marks=pytest.mark.slow if np.prod(spec.w) > HEAVY else ())
+        for spec in FILTERS
+    ],
+    ids=str,
+)
+def test_scratch_memory_is_bounded(spec):
+    """No layer borrows more than twice its input and output, and as much as its packed weights."""
+    plan = plan_conv2d(
+        spec.x, np.zeros(spec.w, np.float32), stride=spec.stride, padding=spec.pad,
+        dilation=spec.dilation, groups=spec.groups, pool=spec.pool, num_threads=2,
+    )  # fmt: skip
+    images = 4 * (np.prod(spec.x) + np.prod(spec.out))
+    assert plan.scratch_bytes <= 2 * images + plan.packed_bytes

@@ -7,6 +7,7 @@ import pytest
 from scipy.signal import correlate
 
 from fastconv import bounds, conv2d, depthwise_conv2d, plan_conv2d, reference
+from fastconv.cook_toom import TILES
 from fastconv.cpu import direct, winograd
 from tests.helpers import assert_within, integers
 
@@ -15,6 +16,7 @@ KERNELS = [(1, 1), (3, 3), (2, 5), (4, 1)]
 STRIDES = [(1, 1), (2, 2), (3, 1)]
 DILATIONS = [(1, 1), (2, 3)]
 WINOGRAD = ["winograd_f2", "winograd_f4", "winograd_f6"]
+TILED = [(taps, stride, m) for (taps, stride), sizes in TILES.items() for m in sizes]
 PADDINGS = ["valid", "same", "same_lower", ((0, 3), (2, 0))]
 
 
@@ -60,6 +62,22 @@ def test_winograd_stays_within_its_bound(channels, size, dtype, pool, algorithm)
         assert plan.kernel.startswith("panels_")
         expected = reference.conv2d(x, w, b, plan.spec)
         assert_within(plan(x), expected, bounds.conv2d(x, w, b, plan.spec, algorithm))
+
+
+@pytest.mark.parametrize("schedule", ["fused", "phased"])
+@pytest.mark.parametrize("tile", TILED, ids=str)
+def test_every_winograd_tile(tile, schedule, monkeypatch):
+    taps, stride, m = tile
+    kernel = winograd.candidates("panels", "float32")[0]
+    monkeypatch.setattr(winograd, "choose_schedule", lambda *_: (schedule, kernel, kernel.mr, 1))
+    x, w, b = _case((2, 23, 18, 17), (taps, taps, 17, 35))
+    for padding in ("same", "valid", ((2, 0), (1, 3))):
+        plan = plan_conv2d(
+            x.shape, w, b, stride=stride, padding=padding, algorithm=f"winograd_f{m}"
+        )
+        assert (plan.algorithm, plan._executor.schedule) == (f"winograd_f{m}", schedule)
+        expected = reference.conv2d(x, w, b, plan.spec)
+        assert_within(plan(x), expected, bounds.conv2d(x, w, b, plan.spec, plan.algorithm))
 
 
 @pytest.mark.parametrize("schedule", ["fused", "phased"])
@@ -124,10 +142,28 @@ def test_all_direct_tiles_give_the_same_bits(monkeypatch):
         np.testing.assert_array_equal(y, results[0])
 
 
-def test_streaming_stores_give_the_same_bits():
+@pytest.mark.parametrize("activation", ["relu", "silu"])  # clamped by the kernel, or afterwards
+@pytest.mark.parametrize("channels", [(170, 40, 1), (340, 70, 2)], ids=str)
+def test_sums_in_parts(channels, activation):
+    """From 2 * DEPTH products on, a sum is made in parts, from a padded copy."""
+    c, k, groups = channels
+    x, w, b = _case((2, 9, 7, c), (3, 3, c // groups, k))
+    plan = plan_conv2d(
+        x.shape, w, b, padding="same", groups=groups, activation=activation, algorithm="direct"
+    )
+    assert plan._executor._padded
+    template = dict(zip(direct.JOB.names, plan._executor._template[5:], strict=True))
+    assert template["nseg"] > template["part"]
+    expected = reference.conv2d(x, w, b, plan.spec)
+    bound = 0 if activation == "relu" else bounds.conv2d(x, w, b, plan.spec, "direct")
+    assert_within(plan(x), expected, bound)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd_f4"])
+def test_streaming_stores_give_the_same_bits(algorithm):
     x = integers((1, 250, 244, 16), seed=1)
     w = integers((3, 3, 16, 128), seed=2)
-    plan = plan_conv2d(x.shape, w, padding="same")
+    plan = plan_conv2d(x.shape, w, padding="same", algorithm=algorithm)
     assert plan._executor._streaming
     unaligned = np.empty(np.prod(plan.spec.out) + 1, np.float32)[1:].reshape(plan.spec.out)
     assert unaligned.ctypes.data % 64

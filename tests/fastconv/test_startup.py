@@ -77,13 +77,48 @@ def test_the_user_may_have_a_cache_folder_of_his_own_for_numba(tmp_path):
     assert list(Path(tmp_path, "fastconv").glob("*/*/*.nbi"))
 
 
+def test_a_full_disk_only_costs_time(tmp_path):
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    used, hits = map(int, _python(full + FIRST, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert used > 4
+    assert hits == 0
+
+
+def test_a_damaged_cache_only_costs_time(tmp_path):
+    _python(FIRST, NUMBA_CACHE_DIR=str(tmp_path))
+    damaged = list(tmp_path.glob("fastconv/*/*/*.nbi"))
+    assert damaged
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:40])
+    used, hits = map(int, _python(FIRST, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert used > 4
+    assert hits == 0
+
+
+def test_two_processes_may_fill_the_cache_at_once(tmp_path):
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", FIRST], env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert int(out.split()[0]) > 4
+    used, hits = map(int, _python(FIRST, NUMBA_CACHE_DIR=str(tmp_path)).split())
+    assert hits == used
+
+
 @pytest.mark.slow
 def test_warmup_compiles_everything_and_shows_progress():
     text = io.StringIO()
-    expected = len(NATIVE) + len([k for k in kernels.KERNELS if host.has(k.needs)])
-    assert fastconv.warmup(progress=True, file=text) == expected
+    rows = [k for k in kernels.KERNELS if k.dtype in ("float32", "float16") and host.has(k.needs)]
+    expected = len(NATIVE) + len(rows)
+    assert fastconv.warmup(progress=True, file=text, dtypes=["float16"]) == expected
     assert f"{expected}/{expected}" in text.getvalue()
     assert text.getvalue().endswith("\n")
+    with pytest.raises(TypeError, match="warmup: dtype int8"):
+        fastconv.warmup(dtypes=["int8"])
 
 
 def test_show_config(capsys):

@@ -168,7 +168,8 @@ def test_winograd_is_judged_by_its_own_bound():
     model = random_model(models.fcn8s(4, width=16, fc=32, fc_kernel=3))
     report = parity.verify(model, noise(model, 64, 64))
     assert report.passed, str(report)
-    assert {layer.algorithm for layer in report.layers} == {"", "direct", "winograd_f4"}
+    algorithms = {layer.algorithm for layer in report.layers}
+    assert algorithms > {"", "direct"} and algorithms & {"winograd_f4", "winograd_f2"}
 
 
 @tensorflow

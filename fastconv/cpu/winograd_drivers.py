@@ -1,0 +1,207 @@
+"""Drivers of Winograd's algorithm: what a thread does for one block of tiles after the other.
+
+`winograd` says which there are and plans them.
+"""
+
+from numba import njit
+
+from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes, store_int, zero_bytes
+
+inlined = njit(nogil=True, error_model="numpy")
+
+
+@inlined
+def locate(tile, ty_count, tx_count, dh, dw, size):
+    """Image, row and column of a tile's first pixel, tiles `size` apart."""
+    n, rest = divmod(tile, dh * dw * ty_count * tx_count)
+    phase, rest = divmod(rest, ty_count * tx_count)
+    py, px = divmod(phase, dw)
+    ty, tx = divmod(rest, tx_count)
+    return n, py + ty * size * dh, px + tx * size * dw
+
+
+@inlined
+def input_tile(transform, step, reach, x, h, w, pixel, channels, top, left, dh, dw, tile, ty_count,
+               tx_count, target, product, group, patch):  # fmt: skip
+    """Transform one tile of all channels to `target`; `patch` is scratch."""
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, step)
+    y0, x0 = y0 - top, x0 - left
+    image = x + n * h * w * pixel
+    last = reach - 1
+    if y0 >= 0 and x0 >= 0 and y0 + last * dh < h and x0 + last * dw < w:
+        start = image + (y0 * w + x0) * pixel
+        call(transform, (start, dw * pixel, dh * w * pixel, channels, target, product, group))
+        return
+    for i in range(reach):
+        row = y0 + i * dh
+        for j in range(reach):
+            to, column = patch + (i * reach + j) * pixel, x0 + j * dw
+            if 0 <= row < h and 0 <= column < w:
+                copy_bytes(to, image + (row * w + column) * pixel, pixel)
+            else:
+                zero_bytes(to, pixel)
+    call(transform, (patch, pixel, reach * pixel, channels, target, product, group))
+
+
+@inlined
+def forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, top, left, dh, dw,
+                  first, count, ty_count, tx_count, v, product_v, mr, patch):  # fmt: skip
+    """Transform tiles first ... first + count to V[product][row block][channel group][mr][lane]."""
+    groups = (channels + lanes - 1) // lanes
+    vector = lanes * work
+    for t in range(count):
+        b, r = divmod(t, mr)
+        to = v + b * mr * groups * vector + r * vector
+        input_tile(forward, step, reach, x, h, w, channels * item, channels, top, left, dh, dw,
+                   first + t, ty_count, tx_count, to, product_v, mr * vector, patch)  # fmt: skip
+
+
+@inlined
+def output_tile(inverse, finish, source, product, panel, panels, nr, out, add, oh, ow, cout, item,
+                work, lanes, size, channel, dh, dw, tile, ty_count, tx_count, bias, clamp, slopes,
+                patch):  # fmt: skip
+    """Inverse transform of one tile and `panels` panels of channels, those that exist, to `out`."""
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, size)
+    pixel = cout * item
+    back = max(channel - max(cout - nr, 0), 0)  # of a last panel that is alone
+    channel, bias, slopes = channel - back, bias - back * work, slopes - back * work
+    to = out + ((n * oh + y0) * ow + x0) * pixel + channel * item
+    last = size - 1
+    side = min(panels, (cout - channel) // nr)  # panels side by side; the last may overlap them
+    shift = cout - nr - channel  # where that one begins
+    if finish == 0 and cout >= nr and y0 + last * dh < oh and x0 + last * dw < ow:
+        call(inverse, (source, product, panel, side, nr * work, to, dw * pixel, dh * ow * pixel,
+                       bias, clamp))  # fmt: skip
+        if side < panels:
+            call(inverse, (source + side * panel, product, panel, 1, nr * work, to + shift * item,
+                           dw * pixel, dh * ow * pixel, bias + shift * work, clamp))  # fmt: skip
+        return
+    # A border tile, or fewer channels than a panel holds, or all to finish.
+    valid = min(panels * nr, cout - channel)
+    row = panels * nr * work
+    call(inverse, (source, product, panel, side, nr * work, patch, row, size * row, bias, clamp))
+    if side < panels:
+        shift = max(shift, 0)  # there may be fewer channels than one panel holds
+        call(inverse, (source + side * panel, product, panel, 1, nr * work, patch + shift * work,
+                       row, size * row, bias + shift * work, clamp))  # fmt: skip
+    height, width = min(size, (oh - y0 + dh - 1) // dh), min(size, (ow - x0 + dw - 1) // dw)
+    if finish:
+        call(finish, (patch, row, size * row, to, add, dw * pixel, dh * ow * pixel, width, height,
+                      valid, clamp + 2 * work, slopes))  # fmt: skip
+        return
+    for i in range(height):
+        for j in range(width):
+            at = to + (i * dh * ow + j * dw) * pixel
+            copy_bytes(at, patch + (i * size + j) * row, valid * item)
+
+
+@inlined
+def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group, panels, depth,
+                  block, product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out,
+                  add, oh, ow, cout, size, dh, dw, bias, clamp, slopes, item, work, lanes, start,
+                  stop, patch):  # fmt: skip
+    """From V to the output, for the panels start ... stop, `group` of them at a time."""
+    product_u = (depth + lanes - 1) // lanes * lanes * work * nr
+    panel_u = products * product_u
+    panel_m = block * nr * work
+    blocks = (count + mr - 1) // mr
+    for panel in range(start, stop, group):
+        some = min(group, stop - panel)
+        call(gemm, (v, depth, weights + panel * panel_u, m, blocks, products, some, product_v,
+                    product_u, product_m, panel_u, panel_m, ahead, lines))  # fmt: skip
+        channel = panel * nr
+        for t in range(count):
+            output_tile(inverse, finish, m + t * nr * work, product_m, panel_m, some, nr, out, add,
+                        oh, ow, cout, item, work, lanes, size, channel, dh, dw, first + t, ty_count,
+                        tx_count, bias + channel * work, clamp, slopes + channel * work,
+                        patch)  # fmt: skip
+        lines = 0  # the next block's pixels are on their way
+
+
+@inlined
+def next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left, dh, dw, tile,
+                ty_count, tx_count, block):  # fmt: skip
+    """Where the pixels of the block at `tile` begin, a share for each product, and cache lines.
+
+    They are the rows below those that the row of tiles above has read. It does not matter where
+    exactly a row ends, nor that a row of interleaved tiles reads only some of its pixels.
+    """
+    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, step)
+    pixel = channels * item
+    share = block * step * dw * pixel * step // products
+    for xi in range(products):
+        row, part = divmod(xi * step, products)
+        y = min(y0 + (reach - step + row) * dh - top, h - 1)
+        at = x + ((n * h + y) * w + max(x0 - left, 0)) * pixel
+        store_int(ahead + 8 * xi, at + part * share // step)
+    return share // 64
+
+
+def fused(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, m_bytes, gemm,
+          forward, inverse, finish, step, reach, products, mr, nr, group, panels, depth, block,
+          product_v, product_m, tiles, ty_count, tx_count, h, w, channels, top, left, dh, dw, oh,
+          ow, cout, size, weights, bias, clamp, slopes, item, work, lanes):  # fmt: skip
+    """Driver: a task is a block of tiles, through all panels."""
+    patch = scratch + thread * scratch_bytes
+    ahead = patch + patch_bytes
+    m = ahead + 8 * products
+    v = patch + m_bytes
+    first = atomic_add(counter, 1) * block
+    while first < tiles:
+        count = min(block, tiles - first)
+        forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, top, left, dh, dw,
+                      first, count, ty_count, tx_count, v, product_v, mr, patch)  # fmt: skip
+        # Taken now, so that its pixels can come from memory during the products.
+        following = atomic_add(counter, 1) * block
+        lines = 0
+        if following < tiles:
+            lines = next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left,
+                                dh, dw, following, ty_count, tx_count, block)  # fmt: skip
+        product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group, panels, depth,
+                      block, product_v, product_m, ahead, lines, first, count, ty_count, tx_count,
+                      out, add, oh, ow, cout, size, dh, dw, bias, clamp, slopes, item, work, lanes,
+                      0, panels, patch)  # fmt: skip
+        first = following
+
+
+def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, forward, step,
+                  reach, mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w,
+                  channels, top, left, dh, dw, item, work, lanes):  # fmt: skip
+    """Driver: transform all tiles into the shared V, which the private scratch follows."""
+    patch = scratch + shared_bytes + thread * scratch_bytes
+    groups = (channels + lanes - 1) // lanes
+    vector = lanes * work
+    some = 4
+    while True:
+        first = atomic_add(counter, 1) * some
+        if first >= tiles:
+            break
+        for tile in range(first, min(first + some, tiles)):
+            j, t = divmod(tile, block)
+            b, r = divmod(t, mr)
+            v = scratch + j * block_bytes + b * mr * groups * vector + r * vector
+            input_tile(forward, step, reach, x, h, w, channels * item, channels, top, left, dh, dw,
+                       tile, ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
+
+
+def phase_products(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, patch_bytes,
+                   gemm, inverse, finish, products, mr, nr, group, panels, depth, block,
+                   block_bytes, product_v, product_m, tiles, ty_count, tx_count, dh, dw, oh, ow,
+                   cout, size, weights, bias, clamp, slopes, item, work, lanes):  # fmt: skip
+    """Driver: a task is one block of tiles and one group of panels of output channels."""
+    patch = scratch + shared_bytes + thread * scratch_bytes
+    ahead = patch + patch_bytes
+    m = ahead + 8 * products
+    parts = (tiles + block - 1) // block
+    tasks = parts * ((panels + group - 1) // group)
+    while True:
+        task = atomic_add(counter, 1)
+        if task >= tasks:
+            break
+        which, j = divmod(task, parts)
+        first, start = j * block, which * group
+        product_block(scratch + j * block_bytes, weights, m, gemm, inverse, finish, products, mr,
+                      nr, group, panels, depth, block, product_v, product_m, ahead, 0, first,
+                      min(block, tiles - first), ty_count, tx_count, out, add, oh, ow, cout, size,
+                      dh, dw, bias, clamp, slopes, item, work, lanes, start,
+                      min(start + group, panels), patch)  # fmt: skip
