@@ -17,9 +17,9 @@ import numpy as np
 import fastconv
 from benchmarks.worker import ROOT
 from fastconv.cpu import host
-from fastconv.cpu.intrinsics import atomic_add
+from fastconv.cpu.intrinsics import atomic_add, emitting
 from fastconv.cpu.job import Job
-from fastconv.cpu.simd import LANES, Emitter, emitting
+from fastconv.cpu.simd import LANES, Emitter
 from fastconv.memory import aligned_empty
 
 # Independent sums hide the latency of an FMA: 4 cycles, 2 a cycle. Without AVX-512 a vector of the

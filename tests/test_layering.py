@@ -52,8 +52,13 @@ OPEN_TO_FCN = {"bounds", "shapes", "spec"}
 # Other people's packages -> the files and folders that may import them. No others may be imported.
 THIRD_PARTY = {
     "numpy": ["fastconv/", "fcn/"],
-    "numba": ["fastconv/cpu/", "fastconv/_signal_kernels.py", "fastconv/system.py"],
-    "llvmlite": ["fastconv/cpu/simd.py", "fastconv/cpu/intrinsics.py", "fastconv/cpu/host.py"],
+    "numba": [
+        "fastconv/cpu/compiler.py",
+        "fastconv/cpu/intrinsics.py",
+        "fastconv/_signal_kernels.py",
+        "fastconv/system.py",
+    ],
+    "llvmlite": ["fastconv/cpu/"],
     "tensorflow": ["fcn/tf_reference.py"],
     "keras": ["fcn/tf_reference.py"],
     "sklearn": ["fcn/digits.py"],

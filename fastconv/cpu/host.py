@@ -1,10 +1,10 @@
 """What this machine is: CPU features and cache sizes, read once."""
 
+import os
 from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
-from numba.core import config
 
 
 @cache
@@ -13,10 +13,11 @@ def features() -> frozenset[str]:
 
     ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` restrict Numba, and so the kernels chosen here.
     """
-    if config.CPU_FEATURES is not None:
-        text = config.CPU_FEATURES
-    elif config.CPU_NAME is not None:
-        return frozenset(_KNOWN_CPUS.get(config.CPU_NAME, ()))
+    name = os.environ.get("NUMBA_CPU_NAME")
+    if "NUMBA_CPU_FEATURES" in os.environ:
+        text = os.environ["NUMBA_CPU_FEATURES"]
+    elif name is not None:
+        return frozenset(_KNOWN_CPUS.get(name, ()))
     else:
         text = llvm.get_host_cpu_features().flatten()
     return frozenset(flag[1:] for flag in text.split(",") if flag.startswith("+"))
@@ -40,7 +41,7 @@ def has(feature: str) -> bool:
 @cache
 def cpu_name() -> str:
     """LLVM's name of the CPU."""
-    return str(config.CPU_NAME or llvm.get_host_cpu_name())
+    return os.environ.get("NUMBA_CPU_NAME") or str(llvm.get_host_cpu_name())
 
 
 @cache

@@ -1,104 +1,122 @@
-"""What drivers need that Numba does not offer: calls and memory by address, and atomic counters."""
+"""What drivers are written with: calls and memory by address, atomic counters, and each other.
+
+Everything here only describes what `compiler` shall hand to Numba. A process that finds its code
+in the cache never imports Numba, which takes longer than all else that it does before its first
+result.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from fastconv.cpu.simd import I64, POINTER
+from fastconv.cpu.simd import I64, POINTER, Emitter
 
 
-@intrinsic
-def call(typing_context, function, arguments):
+@dataclass(frozen=True, eq=False)
+class Intrinsic:
+    """Code that `emit(builder, *values)` generates where a driver calls it.
+
+    Its arguments are int64, or tuples of them; its result is an int64, or nothing.
+    """
+
+    emit: Callable[..., Any]
+    returns: bool = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        """For readers and type checkers; a driver only runs compiled."""
+        raise TypeError(f"{self.emit} is for compiled code")
+
+
+@dataclass(frozen=True, eq=False)
+class Inlined:
+    """A part of drivers, written like one; it may also return int64 numbers."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """For readers and type checkers; a driver only runs compiled."""
+        raise TypeError(f"{self.function} is for compiled code")
+
+
+@dataclass(frozen=True, eq=False)
+class External:
+    """A function of the C library that takes int64 arguments and returns an int."""
+
+    name: str
+    arguments: int
+
+    def __call__(self, *arguments: Any) -> Any:
+        """For readers and type checkers; a driver only runs compiled."""
+        raise TypeError(f"{self.name} is for compiled code")
+
+
+def emitting(build: Callable[..., None], dtype: str, lanes: int) -> Intrinsic:
+    """Intrinsic ``emit(addresses)``: `build(Emitter, *addresses)` in place; a tuple of int64."""
+
+    @Intrinsic
+    def emit(builder: Any, addresses: Any) -> None:
+        build(Emitter(builder, dtype, lanes), *_unpacked(builder, addresses))
+
+    return emit
+
+
+def _returning(emit: Callable[..., Any]) -> Intrinsic:
+    return Intrinsic(emit, returns=True)
+
+
+def _unpacked(builder: Any, values: Any) -> list[Any]:
+    """The elements of an LLVM tuple."""
+    return [builder.extract_value(values, i) for i in range(len(values.type.elements))]
+
+
+@Intrinsic
+def call(builder: Any, function: Any, arguments: Any) -> None:
     """Call the C function ``void(int64, ...)`` at address `function` with a tuple of int64."""
-
-    def codegen(context, builder, signature, values):
-        unpacked = cgutils.unpack_tuple(builder, values[1])
-        kind = ir.FunctionType(ir.VoidType(), [I64] * len(unpacked))
-        # a typed pointer: the builder reads the callee's signature from it
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), unpacked)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, arguments), codegen
+    values = _unpacked(builder, arguments)
+    kind = ir.FunctionType(ir.VoidType(), [I64] * len(values))
+    # a typed pointer: the builder reads the callee's signature from it
+    builder.call(builder.inttoptr(function, kind.as_pointer()), values)
 
 
-@intrinsic
-def load_int(typing_context, address):
+@_returning
+def load_int(builder: Any, address: Any) -> Any:
     """The int64 at `address`."""
-
-    def codegen(context, builder, signature, values):
-        return builder.load(builder.inttoptr(values[0], POINTER), align=8, typ=I64)
-
-    return types.int64(types.int64), codegen
+    return builder.load(builder.inttoptr(address, POINTER), align=8, typ=I64)
 
 
-@intrinsic
-def store_int(typing_context, address, value):
+@Intrinsic
+def store_int(builder: Any, address: Any, value: Any) -> None:
     """Write the int64 `value` to `address`."""
-
-    def codegen(context, builder, signature, values):
-        builder.store(values[1], builder.inttoptr(values[0], POINTER), align=8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
+    builder.store(value, builder.inttoptr(address, POINTER), align=8)
 
 
-@intrinsic
-def atomic_add(typing_context, address, value):
+@_returning
+def atomic_add(builder: Any, address: Any, value: Any) -> Any:
     """Add `value` to the int64 at `address` and return what was there before."""
-
-    def codegen(context, builder, signature, values):
-        return builder.atomic_rmw(
-            "add", builder.inttoptr(values[0], I64.as_pointer()), values[1], "seq_cst"
-        )
-
-    return types.int64(types.int64, types.int64), codegen
+    counter = builder.inttoptr(address, I64.as_pointer())
+    return builder.atomic_rmw("add", counter, value, "seq_cst")
 
 
-@intrinsic
-def atomic_load(typing_context, address):
+@_returning
+def atomic_load(builder: Any, address: Any) -> Any:
     """The int64 at `address`, read anew and ordered with other threads' writes."""
-
-    def codegen(context, builder, signature, values):
-        return builder.load_atomic(builder.inttoptr(values[0], POINTER), "seq_cst", 8, typ=I64)
-
-    return types.int64(types.int64), codegen
+    return builder.load_atomic(builder.inttoptr(address, POINTER), "seq_cst", 8, typ=I64)
 
 
-@intrinsic
-def copy_bytes(typing_context, target, source, count):
+@Intrinsic
+def copy_bytes(builder: Any, target: Any, source: Any, count: Any) -> None:
     """Copy; the areas must not overlap."""
+    from numba.core import cgutils
 
-    def codegen(context, builder, signature, values):
-        to, of = (builder.inttoptr(v, cgutils.voidptr_t) for v in values[:2])
-        cgutils.raw_memcpy(builder, to, of, values[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
+    to, of = (builder.inttoptr(v, cgutils.voidptr_t) for v in (target, source))
+    cgutils.raw_memcpy(builder, to, of, count, 1)
 
 
-@intrinsic
-def zero_bytes(typing_context, target, count):
+@Intrinsic
+def zero_bytes(builder: Any, target: Any, count: Any) -> None:
     """Set to zero."""
+    from numba.core import cgutils
 
-    def codegen(context, builder, signature, values):
-        to = builder.inttoptr(values[0], cgutils.voidptr_t)
-        cgutils.memset(builder, to, values[1], 0)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
-
-
-@intrinsic(prefer_literal=True)
-def load_ints(typing_context, address, count):
-    """The `count` (a constant) int64 numbers from `address` on, as a tuple."""
-    kind = types.UniTuple(types.int64, count.literal_value)
-
-    def codegen(context, builder, signature, values):
-        base = builder.inttoptr(values[0], I64.as_pointer())
-        loaded = [
-            builder.load(builder.gep(base, [ir.Constant(I64, i)]), align=8)
-            for i in range(kind.count)
-        ]
-        return context.make_tuple(builder, kind, loaded)
-
-    return kind(types.int64, count), codegen
+    cgutils.memset(builder, builder.inttoptr(target, cgutils.voidptr_t), count, 0)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
 
-from fastconv.cpu.intrinsics import load_ints
-from fastconv.cpu.native import Native, define
+from fastconv.cpu.native import Native
 from fastconv.cpu.pool import arena, handover, run
+from fastconv.cpu.simd import I64, POINTER
 from fastconv.memory import address
 
 Template = array  # of int64: copies and takes numbers five times as fast as NumPy's
@@ -30,19 +30,23 @@ class Job(Native):
         if tuple(names[: len(COMMON)]) != COMMON:
             raise TypeError(f"{driver.__name__}: the first arguments must be {COMMON}")
         self.names = tuple(names[len(COMMON) :])
-        given = ", ".join(names[2:])
-        name = f"{driver.__name__}_job"
-        source = (
-            f"def {name}(parameters, thread):\n"
-            f"    {given} = load_ints(parameters + 8, {len(names) - 2})\n"
-            f"    driver(thread, parameters, {given})\n"
-        )
-        compiled = njit(nogil=True, error_model="numpy")(driver)
-        file = inspect.getfile(driver)
-        function = define(
-            name, source, driver.__module__, file, load_ints=load_ints, driver=compiled
-        )
-        super().__init__(function, 2)
+        super().__init__(driver, 2)
+
+    def _object_code(self) -> bytes:
+        """The C function has the address of the parameters and the thread."""
+
+        def expand(builder: Any, given: Any) -> list[Any]:
+            parameters, thread = given
+            array = builder.inttoptr(parameters, POINTER)
+            loaded = [
+                builder.load(builder.gep(array, [ir.Constant(I64, i)], source_etype=I64), typ=I64)
+                for i in range(1, len(COMMON) + len(self.names) - 1)
+            ]
+            return [thread, parameters, *loaded]
+
+        from fastconv.cpu import compiler
+
+        return compiler.object_code(self.name, self._arguments, self._function, expand)
 
     def pack(self, **constants: int) -> Template:
         """Template of a call's parameters: counter, x, out, scratch, add, then the constants."""

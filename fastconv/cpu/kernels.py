@@ -12,9 +12,10 @@ from functools import cached_property
 
 from fastconv.cook_toom import TILES
 from fastconv.cpu.host import has
+from fastconv.cpu.intrinsics import emitting
 from fastconv.cpu.micro import depthwise, finish, functions, gemm, labels, windows, winograd
 from fastconv.cpu.native import Native, define
-from fastconv.cpu.simd import LANES, emitting
+from fastconv.cpu.simd import LANES
 from fastconv.dtypes import DTYPES, WORKING
 
 

@@ -1,28 +1,31 @@
-"""C functions compiled by Numba on first use and kept on disk.
+"""C functions compiled by Numba on first use and kept on disk as object code.
 
-Compiled code is cached below ``NUMBA_CACHE_DIR`` (default: the user's cache folder) in a folder
-named after a digest of the sources that generate it: Numba's own check sees only the file that
-holds a function, not the generators that its code comes from. Where nothing can be written or
-read, the functions are compiled anew in each process.
+Numba's own cache is not used. Its check sees only the file that holds a function, not the
+generators that our code comes from, and to load from it a process first fills Numba's registries,
+which takes half a second. Here the folder is named after a digest of all sources, of the compiler
+and of the CPU, and LLVM alone loads the object. Below ``NUMBA_CACHE_DIR``, default: the user's
+cache folder. Where nothing can be written or read, functions are compiled anew in each process.
 """
 
 import ctypes
 import hashlib
 import os
-import pickle
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba import cfunc, types
+import llvmlite.binding as llvm
+
+from fastconv.cpu import host
 
 _LOCK = threading.RLock()
+_DIGEST_BYTES = 32  # of SHA-256; it precedes the object code in a file
 
 
 def _user_cache() -> Path:
@@ -37,7 +40,8 @@ def _user_cache() -> Path:
 def cache_folder() -> Path | None:
     """Folder of the compiled code, or None where none can be written."""
     here = Path(__file__).resolve().parent
-    digest = hashlib.sha256(numba.__version__.encode())
+    made_by = (version("numba"), version("llvmlite"), host.cpu_name(), *sorted(host.features()))
+    digest = hashlib.sha256(" ".join(made_by).encode())
     for source in (here.parent / "cook_toom.py", *sorted(here.rglob("*.py"))):
         digest.update(source.read_bytes())
     try:
@@ -49,61 +53,91 @@ def cache_folder() -> Path | None:
         return None
 
 
-@contextmanager
-def _cache_directory(folder: Path | None) -> Iterator[None]:
-    """Numba reads its cache folder from a global when a function is decorated."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder or before)
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before
-
-
 def define(name: str, source: str, module: str, file: str, **scope: Any) -> Callable[..., None]:
-    """Function `name` of generated `source`, as if it stood in `file`: that makes it cacheable."""
+    """Function `name` of generated `source`, as if it stood in `file`."""
     space = {"__name__": module, **scope}
     exec(compile(source, file, "exec"), space)
     function: Callable[..., None] = space[name]
     return function
 
 
-def _compile(function: Callable[..., None], signature: Any, folder: Path | None) -> Any:
-    if folder is not None:
-        with suppress(OSError, EOFError, pickle.UnpicklingError):  # a full disk, a damaged file
-            return cfunc(signature, nopython=True, cache=True)(function)
-    return cfunc(signature, nopython=True)(function)
-
-
 class Native:
-    """``void(int64, ...)`` as a C function; compiled, or read from the cache, when first used."""
+    """``void(int64, ...)`` as a C function; compiled, or read from the cache, when first used.
+
+    No two may have the same name.
+    """
 
     def __init__(self, function: Callable[..., None], arguments: int) -> None:
         self.name = function.__name__
+        self.compiled: bool | None = None  # False: read from the cache; None: not used yet
         self._function = function
         self._arguments = arguments
-        self._compiled: Any = None
+        self._address = 0
 
     @property
-    def compiled(self) -> Any:
-        if self._compiled is None:
-            with _LOCK:
-                if self._compiled is None:
-                    signature = types.void(*[types.int64] * self._arguments)
-                    folder = cache_folder()
-                    with _cache_directory(folder):
-                        self._compiled = _compile(self._function, signature, folder)
-        return self._compiled
-
-    @cached_property
     def address(self) -> int:
         """Address of the machine code."""
-        return int(self.compiled.address)
+        if not self._address:
+            with _LOCK:
+                self._address = self._address or self._load()
+        return self._address
 
     @cached_property
     def entry(self) -> Callable[..., None]:
         """Callable from Python; the interpreter lock is released meanwhile."""
         return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * self._arguments)(self.address)
 
+    def _load(self) -> int:
+        own = Path(self._function.__code__.co_filename).is_relative_to(Path(__file__).parent)
+        folder = cache_folder() if own else None  # its digest is of our own sources
+        file = folder / f"{self.name}.o" if folder else None
+        code = _read(file)
+        self.compiled = code is None
+        if code is None:
+            code = self._object_code()
+            _write(file, code)
+        engine = _engine()
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        return int(engine.get_function_address(self.name))
+
+    def _object_code(self) -> bytes:
+        from fastconv.cpu import compiler
+
+        return compiler.object_code(self.name, self._arguments, self._function)
+
     def __repr__(self) -> str:
         return f"<native {self.name}>"
+
+
+def _read(file: Path | None) -> bytes | None:
+    """What `_write` has put there, if it is whole."""
+    with suppress(OSError):
+        content = file.read_bytes() if file else b""
+        code = content[_DIGEST_BYTES:]
+        if content[:_DIGEST_BYTES] == hashlib.sha256(code).digest():
+            return code
+    return None
+
+
+def _write(file: Path | None, code: bytes) -> None:
+    """Other processes see all of it or nothing. A full disk costs only time."""
+    if not file:
+        return
+    with suppress(OSError):
+        handle, part = tempfile.mkstemp(dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(hashlib.sha256(code).digest() + code)
+            os.replace(part, file)
+        except OSError:
+            os.unlink(part)
+
+
+@cache
+def _engine() -> Any:
+    """LLVM's loader; what it has loaded stays until the process ends."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)

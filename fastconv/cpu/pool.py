@@ -19,18 +19,17 @@ import threading
 from typing import Any
 
 import numpy as np
-from numba import types
 
-from fastconv.cpu.intrinsics import atomic_load, call, load_int, store_int
+from fastconv.cpu.intrinsics import External, atomic_load, call, load_int, store_int
 from fastconv.cpu.native import Native
 
-_mutex_init = types.ExternalFunction("pthread_mutex_init", types.int32(types.int64, types.int64))
-_mutex_lock = types.ExternalFunction("pthread_mutex_lock", types.int32(types.int64))
-_mutex_unlock = types.ExternalFunction("pthread_mutex_unlock", types.int32(types.int64))
-_cond_init = types.ExternalFunction("pthread_cond_init", types.int32(types.int64, types.int64))
-_cond_wait = types.ExternalFunction("pthread_cond_wait", types.int32(types.int64, types.int64))
-_cond_broadcast = types.ExternalFunction("pthread_cond_broadcast", types.int32(types.int64))
-_sched_yield = types.ExternalFunction("sched_yield", types.int32())
+_mutex_init = External("pthread_mutex_init", 2)
+_mutex_lock = External("pthread_mutex_lock", 1)
+_mutex_unlock = External("pthread_mutex_unlock", 1)
+_cond_init = External("pthread_cond_init", 2)
+_cond_wait = External("pthread_cond_wait", 2)
+_cond_broadcast = External("pthread_cond_broadcast", 1)
+_sched_yield = External("sched_yield", 0)
 
 # Byte offsets in the shared state, each on a cache line of its own.
 MUTEX, WAKE, DONE = 0, 128, 256  # pthread_mutex_t and two pthread_cond_t, 128 bytes each at most

@@ -1,4 +1,4 @@
-"""LLVM vectors for Numba: a thin builder, and an intrinsic that emits what it builds.
+"""LLVM vectors for Numba: a thin builder for what `intrinsics.emitting` puts into kernels.
 
 Numba's own vectoriser cannot keep a register tile alive across a loop (plain loops reach a
 quarter of the FMA peak here), so the micro-kernels state their vectors themselves. A vector is
@@ -12,14 +12,12 @@ without array types, and address beyond 2**31 elements. What drivers need beside
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from fastconv.dtypes import ITEMSIZE, WORKING
 
@@ -73,7 +71,8 @@ class Emitter:
     # -- control ----------------------------------------------------------------------------
     def variable(self, value: Any) -> Any:
         """A stack slot that LLVM promotes to a register, holding `value`."""
-        slot = cgutils.alloca_once(self.ir, value.type)
+        with self.ir.goto_entry_block():  # once, not in each turn of a loop
+            slot = self.ir.alloca(value.type)
         self.ir.store(value, slot)
         return slot
 
@@ -307,21 +306,8 @@ class Emitter:
         return self.ir.shuffle_vector(first, undefined, zeros)
 
     def _llvm(self, name: str, result: Any, kinds: list[Any], args: list[Any]) -> Any:
-        function = cgutils.get_or_insert_function(
-            self.ir.module, ir.FunctionType(result, kinds), name
-        )
+        module = self.ir.module
+        function = module.globals.get(name)
+        if function is None:
+            function = ir.Function(module, ir.FunctionType(result, kinds), name)
         return self.ir.call(function, args)
-
-
-def emitting(build: Callable[..., None], dtype: str, lanes: int) -> Any:
-    """Intrinsic ``emit(addresses)``: `build(Emitter, *addresses)` in place; a tuple of int64."""
-
-    @intrinsic
-    def emit(typing_context, addresses):
-        def codegen(context, builder, signature, arguments):
-            build(Emitter(builder, dtype, lanes), *cgutils.unpack_tuple(builder, arguments[0]))
-            return context.get_dummy_value()
-
-        return types.void(addresses), codegen
-
-    return emit

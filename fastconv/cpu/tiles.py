@@ -7,14 +7,10 @@ leaves the image, all rows of the tile are gathered into zero-padded patches ins
 activation as a whole is never copied.
 """
 
-from numba import njit
-
-from fastconv.cpu.intrinsics import copy_bytes, store_int, zero_bytes
-
-inlined = njit(nogil=True, error_model="numpy")
+from fastconv.cpu.intrinsics import Inlined, copy_bytes, store_int, zero_bytes
 
 
-@inlined
+@Inlined
 def gather(patch, image, iy, ix, h, w, pixel, run, kh, kw, dh, dw):
     """Copy the receptive field at (iy, ix) to `patch`, `run` bytes a tap, zeros outside."""
     for p in range(kh):
@@ -39,7 +35,7 @@ def gather(patch, image, iy, ix, h, w, pixel, run, kh, kw, dh, dw):
         patch += kw * run
 
 
-@inlined
+@Inlined
 def origin(first, m, window, pixels, oh, ow, sh, sw, top, left):
     """Image, row and column of the first input that row m of a tile reads."""
     n, rest = divmod(min(first + m // window, pixels - 1), oh * ow)
@@ -50,7 +46,7 @@ def origin(first, m, window, pixels, oh, ow, sh, sw, top, left):
     return n, oy * sh - top, ox * sw - left
 
 
-@inlined
+@Inlined
 def fill_tiles(rows, tables, segments, patch_segments, first, tiles, mr, pixels, pool, x, offset, h,
                w, pixel, oh, ow, kh, kw, sh, sw, dh, dw, top, left, patches, run):  # fmt: skip
     """Write the addresses of the rows of `tiles` tiles, and for each which table of segments holds.
@@ -96,7 +92,7 @@ def fill_tiles(rows, tables, segments, patch_segments, first, tiles, mr, pixels,
                 n += 1
 
 
-@inlined
+@Inlined
 def fill_rows(rows, first, mr, window, pixels, x, offset, h, w, pixel, oh, ow, kh, kw, sh, sw, dh,
               dw, top, left, patch, run):  # fmt: skip
     """The rows of any one tile; True when they point into `x`, not into patches."""

@@ -7,7 +7,6 @@ side by side in memory; all phases share the rows of a tile.
 """
 
 import numpy as np
-from numba import njit
 
 from fastconv.cpu import cost, finish, pack
 from fastconv.cpu.channelwise import label_dtype
@@ -20,7 +19,7 @@ from fastconv.cpu.direct import (
     TILE_CYCLES,
     choose_kernel,
 )
-from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes, store_int
+from fastconv.cpu.intrinsics import Inlined, atomic_add, call, copy_bytes, store_int
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
@@ -29,7 +28,7 @@ from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d, ConvTranspose2d
 
 
-@njit(nogil=True, error_model="numpy")
+@Inlined
 def flush(source, n, oy, x0, width, kout, out, add, oh, ow, cout, offset, finish, labels,
           label_item, clamp, slopes, item, work):  # fmt: skip
     """Write `width` pixels of sums, those that are inside the output's row, from column x0 on."""

@@ -3,14 +3,10 @@
 `winograd` says which there are and plans them.
 """
 
-from numba import njit
-
-from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes, store_int, zero_bytes
-
-inlined = njit(nogil=True, error_model="numpy")
+from fastconv.cpu.intrinsics import Inlined, atomic_add, call, copy_bytes, store_int, zero_bytes
 
 
-@inlined
+@Inlined
 def locate(tile, ty_count, tx_count, dh, dw, size):
     """Image, row and column of a tile's first pixel, tiles `size` apart."""
     n, rest = divmod(tile, dh * dw * ty_count * tx_count)
@@ -20,7 +16,7 @@ def locate(tile, ty_count, tx_count, dh, dw, size):
     return n, py + ty * size * dh, px + tx * size * dw
 
 
-@inlined
+@Inlined
 def input_tile(transform, step, reach, x, h, w, pixel, channels, top, left, dh, dw, tile, ty_count,
                tx_count, target, product, group, patch):  # fmt: skip
     """Transform one tile of all channels to `target`; `patch` is scratch."""
@@ -43,7 +39,7 @@ def input_tile(transform, step, reach, x, h, w, pixel, channels, top, left, dh, 
     call(transform, (patch, pixel, reach * pixel, channels, target, product, group))
 
 
-@inlined
+@Inlined
 def forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, top, left, dh, dw,
                   first, count, ty_count, tx_count, v, product_v, mr, patch):  # fmt: skip
     """Transform tiles first ... first + count to V[product][row block][channel group][mr][lane]."""
@@ -56,7 +52,7 @@ def forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, to
                    first + t, ty_count, tx_count, to, product_v, mr * vector, patch)  # fmt: skip
 
 
-@inlined
+@Inlined
 def output_tile(inverse, finish, source, product, panel, panels, nr, out, add, oh, ow, cout, item,
                 work, lanes, size, channel, dh, dw, tile, ty_count, tx_count, bias, clamp, slopes,
                 patch):  # fmt: skip
@@ -95,7 +91,7 @@ def output_tile(inverse, finish, source, product, panel, panels, nr, out, add, o
             copy_bytes(at, patch + (i * size + j) * row, valid * item)
 
 
-@inlined
+@Inlined
 def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group, panels, depth,
                   block, product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out,
                   add, oh, ow, cout, size, dh, dw, bias, clamp, slopes, item, work, lanes, start,
@@ -118,7 +114,7 @@ def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group,
         lines = 0  # the next block's pixels are on their way
 
 
-@inlined
+@Inlined
 def next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left, dh, dw, tile,
                 ty_count, tx_count, block):  # fmt: skip
     """Where the pixels of the block at `tile` begin, a share for each product, and cache lines.

@@ -195,8 +195,8 @@ def test_report_without_layers_is_start_up_alone():
     assert text.startswith("Abacus, 4 CPUs, 2 threads; Linux x86_64, Python 3.11.0, NumPy 2.0.0,")
     assert text.splitlines()[-3:] == [
         "| import fastconv, warm cache | 0.25 | 0.20 - 0.30 | 0.5 |",
-        "| process start to first conv2d result, warm cache | 0.70 | 0.70 - 0.70 | 1.0 |",
-        "| process start to first conv2d result, empty cache | 3.50 | 3.00 - 4.00 | 6.0 |",
+        "| process start to a first segmentation, warm cache | 0.70 | 0.70 - 0.70 | 0.7 |",
+        "| process start to a first segmentation, empty cache | 3.50 | 3.00 - 4.00 | 3.0 |",
     ]
 
 
