@@ -152,18 +152,13 @@ def test_extension_maps_are_numpys_padding(boundary, numpy_mode, size):
         np.testing.assert_array_equal(index, np.pad(np.arange(size), (lead, trail), numpy_mode))
 
 
-def test_extension_map_of_fill():
-    index = signal.extension(3, 2, 7, "fill")
-    np.testing.assert_array_equal(index, [-1, -1, 0, 1, 2, -1, -1])
-
-
 @pytest.mark.parametrize("shape", ((2, 3), (0, 3), (2, 0)))
 def test_extended_input_is_numpys_padding(shape):
     x = values(shape, "int16", seed=1)
-    rows, columns = (signal.extension(n, 2, n + 5, "fill") for n in shape)
     padded = np.pad(x, ((2, 3), (2, 3)), constant_values=9)
-    actual = signal.extend(x, rows, columns, np.array(9, "int16"))
-    np.testing.assert_array_equal(actual, padded, strict=True)
+    for rows in (slice(0, len(padded)), slice(1, 3), slice(3, len(padded)), slice(0, 2)):
+        actual = signal.filled(x, rows, (2, 2), padded.shape[1], np.array(9, "int16"))
+        np.testing.assert_array_equal(actual, padded[rows], strict=True)
 
 
 LAYOUTS = {
@@ -319,7 +314,7 @@ def test_sums_run_in_raster_order(operation):
 
 
 def test_valid_makes_no_extended_copy(monkeypatch):
-    monkeypatch.setattr(signal, "extend", None)
+    monkeypatch.setattr(signal, "filled", None)
     np.testing.assert_array_equal(signal.correlate2d(ONES, ONES, "valid"), [[6]])
 
 
