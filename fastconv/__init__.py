@@ -7,7 +7,7 @@ taps of a kernel, ``i j`` output pixel. Weights are HWIO: ``(kh, kw, c, k)``.
 from fastconv.convolution import conv2d, conv2d_transpose, depthwise_conv2d
 from fastconv.memory import aligned_empty
 from fastconv.pixelwise import argmax, resize2d, softmax
-from fastconv.plan import Plan, plan_conv2d, plan_conv2d_transpose
+from fastconv.plan import Plan, choose_algorithm, plan_conv2d, plan_conv2d_transpose
 from fastconv.pooling import (
     avg_pool2d,
     global_avg_pool2d,
@@ -25,6 +25,7 @@ __all__ = [
     "aligned_empty",
     "argmax",
     "avg_pool2d",
+    "choose_algorithm",
     "conv2d",
     "conv2d_transpose",
     "depthwise_conv2d",

@@ -242,14 +242,9 @@ def plan_conv2d(
     op = "conv2d"
     w, bias, outputs = _weights(w, bias, groups, 3, op)
     alpha, slopes = _slopes(activation, alpha, outputs, w.dtype.name, op)
-    n, h, width, c = _four(x_shape, op)
-    stride, dilation = (
-        shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation"))
-    )
-    pad = shapes.resolve_padding(padding, (h, width), w.shape[:2], stride, dilation, op)
-    spec = Conv2d(
-        (n, h, width, c), w.shape, stride, pad, dilation, groups, activation, alpha, bool(add),
-        bool(pool), w.dtype.name,
+    spec = _conv2d(
+        x_shape, w.shape, stride, padding, dilation, groups, activation, alpha, add, pool,
+        w.dtype.name,
     )  # fmt: skip
     module = backend(device, op)
     if algorithm not in module.NAMES:
@@ -258,6 +253,58 @@ def plan_conv2d(
     threads = None if num_threads is None else check_num_threads(num_threads, op)
     choice = module.plan_conv2d(spec, w, bias, slopes, algorithm)
     return Plan(spec, choice, threads, spec.out, w.dtype, w.dtype)
+
+
+def choose_algorithm(
+    x_shape: tuple[int, int, int, int], w_shape: tuple[int, int, int, int], *, stride: Any = 1,
+    padding: Any = "valid", dilation: Any = 1, groups: int = 1, activation: str | None = None,
+    alpha: float | None = None, add: bool = False, pool: bool = False, dtype: str = "float32",
+    device: str = "cpu",
+) -> str:  # fmt: skip
+    """The algorithm that ``algorithm="auto"`` takes, found without any weights.
+
+    A part of an image has the bits of the whole if both are planned with this algorithm.
+
+    Parameters
+    ----------
+    x_shape : (n, h, w, c)
+    w_shape : (kh, kw, c / groups, k)
+    stride, padding, dilation, groups, activation, alpha, add, pool, device
+        As in `plan_conv2d`; `alpha` is a number.
+    dtype : str
+
+    Returns
+    -------
+    str
+        "direct", or "winograd_f4" and its like.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The arguments do not fit together.
+    """
+    spec = _conv2d(
+        x_shape, tuple(w_shape), stride, padding, dilation, groups, activation, alpha, add, pool,
+        dtype,
+    )  # fmt: skip
+    name: str = backend(device, "conv2d").choose_conv2d(spec)
+    return name
+
+
+def _conv2d(
+    x_shape: Any, w_shape: Any, stride: Any, padding: Any, dilation: Any, groups: int,
+    activation: str | None, alpha: float | None, add: bool, pool: bool, dtype: str,
+) -> Conv2d:  # fmt: skip
+    op = "conv2d"
+    n, h, width, c = _four(x_shape, op)
+    stride, dilation = (
+        shapes.pair(v, n, op) for v, n in ((stride, "stride"), (dilation, "dilation"))
+    )
+    pad = shapes.resolve_padding(padding, (h, width), w_shape[:2], stride, dilation, op)
+    return Conv2d(
+        (n, h, width, c), w_shape, stride, pad, dilation, groups, activation, alpha, bool(add),
+        bool(pool), dtype,
+    )  # fmt: skip
 
 
 def plan_conv2d_transpose(

@@ -9,7 +9,8 @@ A network is data: a `Graph` of named nodes with a dictionary of weights, togeth
 
 from fcn import models
 from fcn.graph import Graph, Model, Node
-from fcn.native import load, save
+from fcn.loading import load
+from fcn.native import save
 from fcn.session import Session
 
 __all__ = ["Graph", "Model", "Node", "Session", "load", "models", "save"]

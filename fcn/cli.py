@@ -13,13 +13,14 @@ import numpy as np
 
 from fcn import models, native
 from fcn.graph import Graph, Model
+from fcn.loading import SUFFIXES, load
 
 __all__ = ["find_model", "main"]
 
 MODEL_HELP = (
-    f"{' or '.join(models.PRETRAINED)} (shipped), the path of a .npz model file, or an "
-    "architecture with its classes and options and seeded random weights, such as two_conv:21, "
-    "fcn8s:21:caffe or unet:21:width=16:depth=3; architectures: "
+    f"{' or '.join(models.PRETRAINED)} (shipped), the path of a model file "
+    "(.npz, .keras, .h5, .onnx), or an architecture with its classes and options and seeded random "
+    "weights, such as two_conv:21, fcn8s:21:caffe or unet:21:width=16:depth=3; architectures: "
     f"{', '.join(models.ARCHITECTURES)}"
 )
 
@@ -48,7 +49,8 @@ def find_model(text: str, seed: int = 0) -> Model:
     Parameters
     ----------
     text : str
-        A shipped name, a path that ends in .npz, or ``architecture:classes[:option[=value]...]``.
+        A shipped name, a path that ends in one of `SUFFIXES`, or
+        ``architecture:classes[:option[=value]...]``.
         Options are the keyword arguments of the function in `fcn.models`; one without a value is
         True.
     seed : int
@@ -61,8 +63,8 @@ def find_model(text: str, seed: int = 0) -> Model:
     """
     if text in models.PRETRAINED:
         return models.pretrained(text)
-    if text.endswith(".npz"):
-        return native.load(text)
+    if text.endswith(SUFFIXES):
+        return load(text)
     name, *rest = text.split(":")
     if name not in models.ARCHITECTURES or not rest:
         raise ValueError(f"model {text!r} is not known; give {MODEL_HELP}")
@@ -114,7 +116,7 @@ def _segment(args: argparse.Namespace) -> int:
     for photo in _progress(photos, "segment"):
         try:
             image = images.read(photo, channels=channels)
-            labels = session.segment(image)
+            labels = session.segment(image, memory=args.memory)
             mask = folder / f"{photo.stem}_mask.png"
             export.save_mask(labels, mask)
             export.save_png(export.overlay(image, labels), folder / f"{photo.stem}_overlay.png")
@@ -145,6 +147,27 @@ def _demo(args: argparse.Namespace) -> int:
     print(f"{count} held-out scenes of digits that training never saw\n")
     print("\n".join(demo.table(results)))
     print(f"\npictures: {Path(args.out) / 'contact_sheet.png'} and beside it")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from fcn.forecast import describe
+    from fcn.session import Session
+
+    model, (h, w) = find_model(args.model), args.size or (512, 512)
+    session = Session(model, num_threads=args.threads)
+    print(f"{model.graph.name}, input 1 x {h} x {w} x {model.graph.channels}")
+    print(describe(session, (1, h, w, model.graph.channels)))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    if Path(args.target).suffix != ".npz":
+        raise ValueError(f"convert: {args.target} must end in .npz, the format of our model files")
+    model = load(args.source, args.output)
+    native.save(model, args.target)
+    count = model.graph.parameter_count
+    print(f"{args.target}: {len(model.graph.nodes)} layers, {count:,} parameters")
     return 0
 
 
@@ -189,9 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     segment = command("segment", _segment, "Write the mask and an overlay of each photo.")
     segment.add_argument("photos", metavar="PHOTO", nargs="+", help="PNG or JPEG files")
     segment.add_argument("--model", default=models.PRETRAINED[0], help=MODEL_HELP)
+    segment.add_argument("--memory", metavar="SIZE", help="such as 2GB: tiles where it takes more")
     segment.add_argument("--out", default="segmented", metavar="DIR", help="folder for the masks")
-    for each in (verify, segment):
-        each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
     train = command("train", _train, "Train a digit model in TensorFlow, with a progress bar.")
     train.add_argument(
         "name", metavar="NAME", choices=("two_conv", "fcn8s"), help="fcn8s or two_conv"
@@ -208,6 +230,15 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "Segment held-out scenes of handwriting and print the figures.")
     demo.add_argument("--out", default="demo", metavar="DIR", help="folder for the pictures")
     demo.add_argument("--scenes", type=int, metavar="N", help="scenes to measure")
+    plan = command("plan", _plan, "Tell time and memory of a run before it, step by step.")
+    plan.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    plan.add_argument("--size", type=_size, metavar="HxW", help="input size (default: 512x512)")
+    for each in (verify, segment, plan):
+        each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
+    convert = command("convert", _convert, "Write a Keras or ONNX model as our own model file.")
+    convert.add_argument("source", metavar="IN", help=".keras, .h5 or .onnx file")
+    convert.add_argument("target", metavar="OUT", help=".npz file")
+    convert.add_argument("--output", metavar="NAME", help="which of several outputs")
     info = command("info", _info, "Show the layers of a model and how it was made.")
     info.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     info.add_argument("--size", type=_size, metavar="HxW", help="input size for the shapes")

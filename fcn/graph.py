@@ -38,7 +38,8 @@ class Node:
     inputs : tuple of str
         Names of the tensors it reads. ``crop`` and ``resize2d`` (bilinear, half-pixel centres)
         read the tensor to change and the one whose height and width it shall have, as the Crop
-        layer of Long, Shelhamer and Darrell (2015); ``concat`` joins the channels of all.
+        layer of Long, Shelhamer and Darrell (2015); ``concat`` joins the channels of all; ``add``
+        and its like work on numbers at one place, and repeat an axis of size 1.
     attrs : dict
         Attributes of the operation, JSON-able.
 
@@ -187,11 +188,13 @@ class Graph:
         """
         scales = {INPUT: (Fraction(1), Fraction(1))}
         for node in self.nodes:
-            rows, cols = scales[node.inputs[-1]]  # the last one is what crop and resize2d follow
+            read = [scales[name] for name in node.inputs]
+            rows, cols = read[-1] if node.op in ("crop", "resize2d") else min(read)
             sh, sw = node.attrs.get("stride", (1, 1))
             if node.op == "conv2d_transpose":
                 sh, sw = Fraction(1, sh), Fraction(1, sw)
-            scales[node.name] = (rows * sh, cols * sw)
+            up, across = node.attrs.get("factor", (1, 1))
+            scales[node.name] = (rows * sh / up, cols * sw / across)
         return math.ceil(max(max(pair) for pair in scales.values()))
 
     def to_json(self) -> str:

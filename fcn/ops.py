@@ -9,21 +9,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastconv import shapes
+from fastconv import activations, shapes, spec
 
-__all__ = ["ACTIVATIONS", "OPS", "REQUIRED", "Op", "Shape", "checked"]
+__all__ = ["ACTIVATIONS", "CLAMPS", "ELEMENTWISE", "OPS", "REQUIRED", "Op", "Shape", "checked"]
 
 Shape = tuple[int, int, int, int]
 Attrs = Mapping[str, Any]
 Pair = shapes.Pair
 REQUIRED = object()
 
-LEAST = {"kernel": 1, "stride": 1, "dilation": 1, "size": 1, "offset": 0}  # of each of a pair
+# the least value of each of a pair
+LEAST = {"kernel": 1, "stride": 1, "dilation": 1, "size": 1, "factor": 1, "offset": 0}
 COUNTS = ("filters", "multiplier")
 FLAGS = ("use_bias", "ceil_mode")
 PADDINGS = ("valid", "same")
-# name -> the ends of the interval to which it clamps
-ACTIVATIONS = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
+# name -> what a convolution's plan does with it; "prelu" would need weights of its own
+ACTIVATIONS = {k: v for k, v in activations.ACTIVATIONS.items() if k != "prelu"}
+# name -> the ends of the interval to which it clamps, for sums
+CLAMPS = {k: v.clamp for k, v in ACTIVATIONS.items() if v.clamp is not None}
+# of numbers at one place in several tensors
+ELEMENTWISE = ("add", "subtract", "multiply", "average", "maximum", "minimum")
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,18 @@ def checked(op: str, key: str, value: Any) -> Any:
         raise ValueError(f"{key} is an integer >= 1, got {value!r}")
     if key in FLAGS and not isinstance(value, bool):
         raise ValueError(f"{key} is True or False, got {value!r}")
-    if key == "activation" and value not in tuple(ACTIVATIONS):
-        raise ValueError(f"activation is one of {tuple(ACTIVATIONS)}, got {value!r}")
+    if key == "activation":
+        known = tuple(CLAMPS if op == "add" else ACTIVATIONS)
+        if value not in known:
+            raise ValueError(f"activation is one of {known}, got {value!r}")
+    if key == "alpha" and value is not None:
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"alpha is None or a finite number, got {value!r}")
+        return float(value)
+    if key == "method" and value not in spec.METHODS:
+        raise ValueError(f"method is one of {spec.METHODS}, got {value!r}")
+    if key == "sides":
+        return _sides(value)
     if key == "padding" and value not in PADDINGS:
         if op == "conv2d_transpose":
             raise ValueError(f"padding is 'valid' or 'same', got {value!r}")
@@ -130,10 +145,39 @@ def _spread(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
     return size
 
 
-def _sum(_: Attrs, inputs: Sequence[Shape]) -> Pair:
-    if inputs[0] != inputs[1]:
-        raise ValueError(f"shapes {inputs[0]} and {inputs[1]} differ")
+def _together(_: Attrs, inputs: Sequence[Shape]) -> Pair:
+    """Axes of size 1 are repeated, as NumPy does."""
+    for sizes in zip(*inputs, strict=True):
+        if len(set(sizes) - {1}) > 1:
+            raise ValueError(f"shapes {' and '.join(map(str, inputs))} differ")
+    return max(s[1] for s in inputs), max(s[2] for s in inputs)
+
+
+def _same(_: Attrs, inputs: Sequence[Shape]) -> Pair:
     return inputs[0][1:3]
+
+
+def _whole(_: Attrs, inputs: Sequence[Shape]) -> Pair:
+    if 0 in inputs[0][1:3]:
+        raise ValueError(f"no pixels to pool in {inputs[0]}")
+    return 1, 1
+
+
+def _padded(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
+    (top, bottom), (left, right) = attrs["sides"]
+    return inputs[0][1] + top + bottom, inputs[0][2] + left + right
+
+
+def _trimmed(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
+    (top, bottom), (left, right) = attrs["sides"]
+    h, w = inputs[0][1] - top - bottom, inputs[0][2] - left - right
+    if h < 1 or w < 1:
+        raise ValueError(f"nothing is left of {inputs[0][1]} x {inputs[0][2]} pixels")
+    return h, w
+
+
+def _enlarged(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
+    return inputs[0][1] * int(attrs["factor"][0]), inputs[0][2] * int(attrs["factor"][1])
 
 
 def _side_by_side(_: Attrs, inputs: Sequence[Shape]) -> Pair:
@@ -165,8 +209,10 @@ CONVOLUTION = {
     "padding": "valid",
     "dilation": 1,
     "activation": None,
+    "alpha": None,
     "use_bias": True,
 }
+POOL = {"size": REQUIRED, "stride": REQUIRED, "padding": "valid", "ceil_mode": False}
 OPS: dict[str, Op] = {
     "conv2d": Op(
         {"filters": REQUIRED, **CONVOLUTION},
@@ -192,10 +238,28 @@ OPS: dict[str, Op] = {
         channels=lambda a, _: int(a["filters"]),
         kernel=lambda a, c: (*a["kernel"], a["filters"], c),
     ),
-    "max_pool2d": Op(
-        {"size": REQUIRED, "stride": REQUIRED, "padding": "valid", "ceil_mode": False}, _pool
+    "max_pool2d": Op(POOL, _pool),
+    "avg_pool2d": Op(POOL, _pool),
+    "global_max_pool2d": Op({}, _whole),
+    "global_avg_pool2d": Op({}, _whole),
+    "activation": Op({"activation": REQUIRED, "alpha": None}, _same),
+    "softmax": Op({}, _same),
+    **{
+        name: Op(
+            {"activation": None} if name == "add" else {},
+            _together,
+            channels=lambda _, c: max(c),
+            inputs=2,
+            more=name != "subtract",
+        )
+        for name in ELEMENTWISE
+    },
+    "pad2d": Op({"sides": REQUIRED}, _padded),
+    "trim2d": Op({"sides": REQUIRED}, _trimmed),
+    "upsample2d": Op({"factor": REQUIRED, "method": "nearest"}, _enlarged),
+    "resize2d_to": Op(
+        {"size": REQUIRED, "method": "bilinear"}, lambda a, _: (a["size"][0], a["size"][1])
     ),
-    "add": Op({"activation": None}, _sum, inputs=2),
     "concat": Op({}, _side_by_side, channels=lambda _, c: sum(c), inputs=2, more=True),
     "crop": Op({"offset": [0, 0]}, _cut, inputs=2),
     "resize2d": Op({}, _like, inputs=2),

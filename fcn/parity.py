@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import bounds, spec
+from fastconv import bounds, shapes, spec
 from fcn.graph import INPUT, Model, Node
-from fcn.session import Session, Step
+from fcn.session import Session
+from fcn.steps import Step
 
 __all__ = ["EndToEnd", "Layer", "Report", "end_to_end", "judge_layer", "verify"]
 
@@ -29,10 +30,23 @@ TIMES_REFERENCE = 4.0  # our end-to-end error may be this many times TensorFlow'
 ALWAYS_FINE = 5e-6  # ... or this large in relative L2, whichever is larger
 WAYS = {
     "max_pool2d": "max",
+    "avg_pool2d": "mean",
+    "global_max_pool2d": "max",
+    "global_avg_pool2d": "mean",
     "add": "sum",
+    "subtract": "difference",
+    "multiply": "product",
+    "average": "mean",
+    "maximum": "max",
+    "minimum": "min",
+    "softmax": "softmax",
     "concat": "copy",
     "crop": "copy",
+    "pad2d": "copy",
+    "trim2d": "copy",
     "resize2d": "bilinear",
+    "resize2d_to": "resize",
+    "upsample2d": "resize",
 }  # what has no algorithm to choose
 EXACT = float(np.finfo(np.float32).tiny)  # TensorFlow flushes smaller numbers to zero
 
@@ -254,14 +268,22 @@ def _bound(model: Model, node: Node, step: Step, inputs: Sequence[Array]) -> Flo
     Pools, crops and joined channels are copies, and a sum of two numbers is rounded in one way
     only, so those must agree but for what TensorFlow flushes to zero.
     """
-    if node.op == "resize2d":
-        size = step.shape[1], step.shape[2]
-        ours = bounds.resize2d(inputs[0], spec.Resize2d(inputs[0].shape, size))
+    if node.op in ("resize2d", "resize2d_to", "upsample2d"):
+        size, method = (step.shape[1], step.shape[2]), node.attrs.get("method", "bilinear")
+        if method == "nearest":
+            return np.full(step.shape, EXACT)
+        ours = bounds.resize2d(inputs[0], spec.Resize2d(inputs[0].shape, size, method))
         return ours + _resize_bound(inputs[0], size)
+    if WAYS.get(node.op) in ("mean", "softmax"):
+        return _reduced_bound(node, inputs) + EXACT
     plan: Any = step.plan
     if plan is None:
         return np.full(step.shape, EXACT)
-    kernel, bias = model.weights[f"{node.name}/kernel"], model.weights.get(f"{node.name}/bias")
+    kernel: Any
+    if node.op == "activation":
+        kernel, bias = np.ones(plan.spec.w, np.float32), None
+    else:
+        kernel, bias = (model.weights.get(f"{node.name}/{kind}") for kind in ("kernel", "bias"))
     kernel = kernel.reshape(plan.spec.w)  # depthwise is planned in groups
     if node.op == "conv2d_transpose":
         ours = theirs = bounds.conv2d_transpose(inputs[0], kernel, bias, plan.spec)
@@ -270,6 +292,25 @@ def _bound(model: Model, node: Node, step: Step, inputs: Sequence[Array]) -> Flo
         theirs = bounds.conv2d(inputs[0], kernel, bias, plan.spec, "direct")
     flushed = EXACT * kernel.size  # more products than any sum has
     return np.asarray(ours + theirs + flushed)
+
+
+def _reduced_bound(node: Node, inputs: Sequence[Array]) -> Floats:
+    """Twice our bound for means and softmax: TensorFlow does the same in another order."""
+    x = inputs[0]
+    if node.op == "softmax":
+        return 2 * bounds.channel_op(x, spec.ChannelOp(x.shape, "softmax"))
+    if node.op == "average":
+        n = len(inputs)
+        mean = sum(np.abs(x.astype(np.float64)) for x in inputs) / n
+        return np.asarray(2 * bounds.gamma(n + 1, bounds.unit_roundoff("float32")) * mean)
+    if node.op == "global_avg_pool2d":
+        pool = spec.Pool2d(x.shape, "avg", x.shape[1:3], (1, 1))
+    else:
+        attrs = node.attrs
+        size, stride = tuple(attrs["size"]), tuple(attrs["stride"])
+        pad = shapes.resolve_padding(attrs["padding"], x.shape[1:3], size, stride, (1, 1), "pad")
+        pool = spec.Pool2d(x.shape, "avg", size, stride, pad)
+    return 2 * bounds.pool2d(x, pool)
 
 
 def _resize_bound(x: Array, size: tuple[int, int]) -> Floats:

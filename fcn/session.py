@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,118 +19,13 @@ import numpy.typing as npt
 import fastconv
 from fcn import images
 from fcn.graph import INPUT, Graph, Model, Node, Shape
-from fcn.ops import ACTIVATIONS
+from fcn.steps import Step, compile_node
 
-__all__ = ["Session", "Step", "compile_node"]
+__all__ = ["Session"]
 
 Array = npt.NDArray[np.float32]
 
 PROGRAMS = 4  # input shapes whose plans a session keeps; each holds its own packed weights
-
-
-@dataclass(frozen=True)
-class Step:
-    """One call of a program: reads the tensors `inputs` and fills the tensor of `node`.
-
-    Attributes
-    ----------
-    node : Node
-        What it computes; for a fused step the pool, whose input is then the convolution's.
-    inputs : tuple of str
-    shape : (n, h, w, c)
-        Shape of the result.
-    call : function of (*inputs, out=)
-        A `fastconv.Plan` where it is a convolution.
-    """
-
-    node: Node
-    inputs: tuple[str, ...]
-    shape: Shape
-    call: Callable[..., object]
-
-    @property
-    def plan(self) -> fastconv.Plan | None:
-        """The plan behind a convolution; None for what has no weights."""
-        return self.call if isinstance(self.call, fastconv.Plan) else None
-
-    def __call__(self, *inputs: Array) -> Array:
-        """The result in a new array."""
-        out = fastconv.aligned_empty(self.shape, np.float32)
-        self.call(*inputs, out=out)
-        return out
-
-
-def compile_node(
-    node: Node,
-    shapes: Mapping[str, Shape],
-    weights: Mapping[str, Array],
-    *,
-    pool: Node | None = None,
-    algorithm: str = "auto",
-    num_threads: int | None = None,
-) -> Step:
-    """Turn one node, or a convolution and the 2x2 max-pool behind it, into a step.
-
-    Parameters
-    ----------
-    node : Node
-    shapes : mapping of tensor name to shape
-        As `Graph.shapes` gives it.
-    weights : mapping
-        As `Model.weights`.
-    pool : Node or None
-        The pool to fuse behind a convolution; see `fusable`.
-    algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
-    num_threads : int or None
-
-    Returns
-    -------
-    Step
-    """
-    attrs, shape, last = node.attrs, shapes[node.inputs[0]], pool or node
-    call: Callable[..., object]
-    if node.rule.kernel is not None:
-        kernel, bias = weights[f"{node.name}/kernel"], weights.get(f"{node.name}/bias")
-        keys = ("stride", "padding", "dilation", "activation")
-        options = {key: attrs[key] for key in keys if key in attrs} | {"num_threads": num_threads}
-        if node.op == "conv2d":
-            options |= {"pool": pool is not None, "algorithm": algorithm}
-            call = fastconv.plan_conv2d(shape, kernel, bias, **options)
-        elif node.op == "depthwise_conv2d":  # as many groups as channels
-            kernel = kernel.reshape(*attrs["kernel"], 1, -1)
-            call = fastconv.plan_conv2d(shape, kernel, bias, groups=shape[3], **options)
-        else:
-            call = fastconv.plan_conv2d_transpose(shape, kernel, bias, **options)
-    elif node.op == "max_pool2d":
-        call = functools.partial(fastconv.max_pool2d, num_threads=num_threads, **attrs)
-    elif node.op == "resize2d":
-        call = functools.partial(_resize, num_threads=num_threads)
-    elif node.op == "add":
-        call = functools.partial(_add, **attrs)
-    elif node.op == "concat":
-        call = _concat
-    else:  # the graph admits no other op than crop
-        call = functools.partial(_crop, **attrs)
-    return Step(last, node.inputs, shapes[last.name], call)
-
-
-def _resize(x: Array, _: Array, *, num_threads: int | None, out: Array) -> None:
-    fastconv.resize2d(x, out.shape[1:3], num_threads=num_threads, out=out)
-
-
-def _add(x: Array, y: Array, *, activation: str | None, out: Array) -> None:
-    np.add(x, y, out=out)
-    if activation is not None:
-        np.clip(out, *ACTIVATIONS[activation], out=out)
-
-
-def _concat(*inputs: Array, out: Array) -> None:
-    np.concatenate(inputs, axis=-1, out=out)
-
-
-def _crop(x: Array, _: Array, *, offset: Sequence[int], out: Array) -> None:
-    (top, left), (_, rows, cols, _) = offset, out.shape
-    out[...] = x[:, top : top + rows, left : left + cols]
 
 
 def fusable(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Node]:
@@ -159,9 +54,17 @@ class Program:
     """The steps of a graph for one input shape, and which buffer each result goes to."""
 
     def __init__(
-        self, model: Model, shape: Shape, *, algorithm: str, num_threads: int | None
+        self,
+        model: Model,
+        shape: Shape,
+        *,
+        algorithm: str = "auto",
+        algorithms: Mapping[str, str] | None = None,
+        num_threads: int | None = None,
     ) -> None:
         graph, shapes = model.graph, model.graph.shapes(shape)
+        named = algorithms or {}
+        self.shape = shape
         self.output = graph.output
         pools = fusable(graph, shapes)
         fused = {pool.name for pool in pools.values()}
@@ -171,7 +74,7 @@ class Program:
                 shapes,
                 model.weights,
                 pool=pools.get(node.name),
-                algorithm=algorithm,
+                algorithm=named.get(node.name, algorithm),
                 num_threads=num_threads,
             )
             for node in graph.nodes
@@ -179,6 +82,16 @@ class Program:
         ]
         self.shapes = {step.node.name: step.shape for step in self.steps}
         self.slots, self.sizes = _assign(self.steps, graph.output)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of the packed weights."""
+        return sum(step.plan.packed_bytes for step in self.steps if step.plan is not None)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that a step may borrow; each borrows the same."""
+        return max((s.plan.scratch_bytes for s in self.steps if s.plan is not None), default=0)
 
     def buffers(self) -> dict[str, Array]:
         """A new set of arrays for all results but the last, which the caller keeps."""
@@ -221,6 +134,23 @@ def _assign(steps: Sequence[Step], output: str) -> tuple[dict[str, int], list[in
             sizes[slot] = max(sizes[slot], math.prod(step.shape))
         free += [slots[n] for n in set(step.inputs) if n in slots and last_read[n] == i]
     return slots, sizes
+
+
+def arena(graph: Graph, shape: Shape) -> tuple[list[int], Shape]:
+    """Sizes, in numbers, of a program's buffers, and the shape of its result; packs nothing."""
+    shapes = graph.shapes(shape)
+    pools = fusable(graph, shapes)
+    fused = {pool.name for pool in pools.values()}
+    steps = []
+    for node in graph.nodes:
+        if node.name not in fused:
+            last = pools.get(node.name, node)
+            steps.append(Step(last, node.inputs, shapes[last.name], _nothing))
+    return _assign(steps, graph.output)[1], shapes[graph.output]
+
+
+def _nothing(*_: Array) -> None:
+    """The call of a step that never runs."""
 
 
 class Session:
@@ -279,6 +209,10 @@ class Session:
         self._idle.append((program, buffers))
         return logits if x.ndim == 4 else logits[0]
 
+    def program(self, shape: Shape) -> Program:
+        """The steps for inputs of that shape; see `fcn.forecast.describe`."""
+        return self._program(shape)
+
     def layers(self, x: Array) -> Iterator[tuple[Node, Array]]:
         """Run node by node, nothing fused, and yield each with its result in a new array.
 
@@ -304,13 +238,20 @@ class Session:
             num_threads=self.num_threads,
         )
 
-    def segment(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def segment(
+        self, image: npt.NDArray[Any], *, memory: int | str | None = None, tile: int | None = None
+    ) -> npt.NDArray[Any]:
         """The class of every pixel of one picture, at the picture's own size, whatever that is.
 
         Parameters
         ----------
         image : ndarray, (h, w) gray or (h, w, c), uint8 or float in [0, 1]
             Gray is repeated for a network that reads several channels.
+        memory : int or str, optional
+            Bytes, such as ``"2GB"``, that the network may take beside the picture and the labels.
+            Where it needs more for the whole picture, it runs on tiles, with the same result.
+        tile : int, optional
+            Largest height and width of a tile, in pixels, where you know better.
 
         Returns
         -------
@@ -320,8 +261,9 @@ class Session:
         Raises
         ------
         ValueError, TypeError
-            For an empty picture, a wrong rank, dtype or number of channels, or values that are not
-            finite or lie outside [0, 1].
+            For an empty picture, a wrong rank, dtype or number of channels, values that are not
+            finite or lie outside [0, 1], too little memory, or a network that cannot be cut into
+            tiles exactly.
 
         Notes
         -----
@@ -329,14 +271,42 @@ class Session:
         bottom and right with its edge pixels up to multiples of the network's total stride. If the
         result is still of another size (the article's network as printed gives half of it), the
         logits, not the labels, are resized bilinearly. What was added is cut off.
+
+        Tiles overlap by the network's receptive field and begin where its strides and Winograd
+        tiles do, so that every bit is that of the whole picture; see `fcn.tiling`.
         """
+        if memory is not None or tile is not None:
+            from fcn import large
+
+            return large.segment(self, image, memory, tile)
         x = self.prepare(image)
         h, w = image.shape[:2]
-        logits = self.run(x)
-        if logits.shape[1:3] != x.shape[1:3]:
-            logits = fastconv.resize2d(logits, x.shape[1:3], num_threads=self.num_threads)
-        labels: npt.NDArray[Any] = np.argmax(logits[0, :h, :w], axis=-1)
-        return labels.astype(np.uint8 if logits.shape[3] <= 256 else np.int32, copy=False)
+        return np.ascontiguousarray(self._labels(x)[0, :h, :w])
+
+    def _labels(self, x: Array) -> npt.NDArray[Any]:
+        """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""
+        size = x.shape[1:3]
+        return self.labels_of((self.before_resize or self).run(x), size)
+
+    def labels_of(self, scores: Array, size: tuple[int, int]) -> npt.NDArray[Any]:
+        """The best class of each pixel, of scores that are resized first where that is needed."""
+        threads = self.num_threads
+        if scores.shape[1:3] == size:
+            return fastconv.argmax(scores, num_threads=threads)
+        return fastconv.resize2d(scores, size, argmax=True, num_threads=threads)
+
+    @functools.cached_property
+    def before_resize(self) -> Session | None:
+        """The model without its last step, where that resizes to the size of the input."""
+        graph = self.model.graph
+        last = graph.node(graph.output)
+        if last.op != "resize2d" or last.inputs[1] != INPUT or last.inputs[0] == INPUT:
+            return None
+        nodes = tuple(node for node in graph.nodes if node is not last)
+        if any(last.name in node.inputs for node in nodes):
+            return None
+        model = replace(self.model, graph=replace(graph, nodes=nodes, output=last.inputs[0]))
+        return Session(model, self.num_threads, self.algorithm)
 
     def prepare(self, image: npt.NDArray[Any]) -> Array:
         """A picture as the network's input: checked, normalised and continued as `segment` says.
@@ -348,16 +318,27 @@ class Session:
         -------
         ndarray, (1, h', w', c), float32
         """
-        graph, meta = self.model.graph, self.model.meta
-        x = images.to_unit(image, graph.channels)
+        x = self.normalise(image)
+        _, h, w, _ = self.prepared_shape(*x.shape[:2])
+        extra = ((0, h - x.shape[0]), (0, w - x.shape[1]), (0, 0))
+        return np.ascontiguousarray(np.pad(x, extra, mode="edge")[None])
+
+    def normalise(self, image: npt.NDArray[Any]) -> Array:
+        """A picture, or a part of one, as (h, w, c) numbers that the network expects."""
+        meta = self.model.meta
+        x = images.to_unit(image, self.model.graph.channels)
         x -= np.asarray(meta.get("mean", 0), np.float32)
         x /= np.asarray(meta.get("std", 1), np.float32)
-        x = x[None]
-        if not self._fits(x.shape):
-            stride = graph.total_stride
-            extra = [(0, -size % stride) for size in x.shape[1:3]]
-            x = np.pad(x, ((0, 0), *extra, (0, 0)), mode="edge")
-        return np.ascontiguousarray(x)
+        return x
+
+    def prepared_shape(self, h: int, w: int) -> Shape:
+        """Shape of what `prepare` gives for a picture of that size."""
+        graph = self.model.graph
+        shape = (1, h, w, graph.channels)
+        if self._fits(shape):
+            return shape
+        stride = graph.total_stride
+        return (1, h + -h % stride, w + -w % stride, graph.channels)
 
     def _fits(self, shape: Shape) -> bool:
         """Whether the network gives back an input of this shape at its own height and width."""

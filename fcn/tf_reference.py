@@ -157,7 +157,8 @@ def _layer(node: Node, dtype: str, **changes: Any) -> Any:
     }
     if node.op == "conv2d_transpose":
         return layers.Conv2DTranspose(attrs["filters"], **arguments)
-    arguments |= {"dilation_rate": attrs["dilation"], "activation": attrs["activation"]} | changes
+    activation = _function(attrs["activation"], attrs["alpha"])
+    arguments |= {"dilation_rate": attrs["dilation"], "activation": activation} | changes
     if node.op == "depthwise_conv2d":
         return layers.DepthwiseConv2D(depth_multiplier=attrs["multiplier"], **arguments)
     return layers.Conv2D(attrs["filters"], **arguments)
@@ -173,6 +174,21 @@ def _apply(node: Node, layer: Any, inputs: list[Any]) -> Any:
     return layer(tensorflow().keras.ops.pad(inputs[0], ((0, 0), *padding, (0, 0))))
 
 
+def _function(name: str | None, alpha: float | None) -> Any:
+    """Keras's activation function of our name."""
+    known = tensorflow().keras.activations
+    match name:
+        case "leaky_relu":
+            return lambda y: known.leaky_relu(y, 0.01 if alpha is None else alpha)
+        case "elu":
+            return lambda y: known.elu(y, 1.0 if alpha is None else alpha)
+        case "gelu" | "gelu_tanh":
+            return lambda y: known.gelu(y, approximate=name == "gelu_tanh")
+        case "hard_swish":
+            return known.hard_silu
+    return known.get(name)
+
+
 def _max_pool(x: Any, *, size: Any, stride: Any, padding: Any, ceil_mode: bool) -> Any:
     tf = tensorflow()
     if padding == "same":  # its windows cover the image, so there is nothing to round up
@@ -186,8 +202,66 @@ def _max_pool(x: Any, *, size: Any, stride: Any, padding: Any, ceil_mode: bool) 
     return y[:, : -(-(h + top) // stride[0]), : -(-(w + left) // stride[1])]
 
 
-def _add(x: Any, y: Any, *, activation: str | None) -> Any:
-    return tensorflow().keras.activations.get(activation)(x + y)
+def _avg_pool(x: Any, *, size: Any, stride: Any, padding: Any, ceil_mode: bool) -> Any:
+    """The mean of the pixels that there are, by counting them."""
+    if ceil_mode:
+        raise ValueError("TensorFlow's average pools do not round sizes up")
+    tf = tensorflow()
+    if isinstance(padding, str):
+        return tf.nn.avg_pool2d(x, size, stride, padding.upper())
+    sides = ((0, 0), *padding, (0, 0))
+    sums, counts = (
+        tf.nn.avg_pool2d(tf.pad(t, sides), size, stride, "VALID")
+        for t in (x, tf.ones_like(x[:1, :, :, :1]))
+    )
+    return sums / counts
+
+
+def _global(reduce: str) -> Callable[..., Any]:
+    return lambda x: getattr(tensorflow(), reduce)(x, (1, 2), keepdims=True)
+
+
+def _together(merge: str) -> Callable[..., Any]:
+    """A merging layer of Keras, with the clamp of an ``add``."""
+
+    def apply(*tensors: Any, activation: str | None = None) -> Any:
+        keras = tensorflow().keras
+        return _function(activation, None)(getattr(keras.layers, merge)()(list(tensors)))
+
+    return apply
+
+
+def _activation(x: Any, *, activation: str | None, alpha: float | None) -> Any:
+    return _function(activation, alpha)(x)
+
+
+def _softmax(x: Any) -> Any:
+    return tensorflow().nn.softmax(x)
+
+
+def _pad(x: Any, *, sides: Any) -> Any:
+    return tensorflow().pad(x, ((0, 0), *sides, (0, 0)))
+
+
+def _trim(x: Any, *, sides: Any) -> Any:
+    (top, bottom), (left, right) = sides
+    _, h, w, _ = tensorflow().keras.ops.shape(x)
+    return x[:, top : h - bottom, left : w - right, :]
+
+
+def _enlarge(x: Any, *, factor: list[int], method: str) -> Any:
+    _, h, w, _ = tensorflow().keras.ops.shape(x)
+    return _interpolate(x, (h * factor[0], w * factor[1]), method)
+
+
+def _resize_to(x: Any, *, size: list[int], method: str) -> Any:
+    return _interpolate(x, size, method)
+
+
+def _interpolate(x: Any, size: Any, method: str) -> Any:
+    if method == "bilinear":
+        return _bilinear(x, size)
+    return tensorflow().image.resize(x, size, method)
 
 
 def _concat(*tensors: Any) -> Any:
@@ -200,8 +274,12 @@ def _crop(x: Any, like: Any, *, offset: list[int]) -> Any:
 
 
 def _resize(x: Any, like: Any) -> Any:
-    """Bilinear with half-pixel centres; in float64, which tf.image does not know, by matrices."""
-    tf, size = tensorflow(), tensorflow().keras.ops.shape(like)[1:3]
+    return _bilinear(x, tensorflow().keras.ops.shape(like)[1:3])
+
+
+def _bilinear(x: Any, size: Any) -> Any:
+    """With half-pixel centres; in float64, which tf.image does not know, by matrices."""
+    tf = tensorflow()
     if x.dtype == "float32":
         return tf.image.resize(x, size)
     weights = []
@@ -214,7 +292,21 @@ def _resize(x: Any, like: Any) -> Any:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max_pool2d": _max_pool,
-    "add": _add,
+    "avg_pool2d": _avg_pool,
+    "global_max_pool2d": _global("reduce_max"),
+    "global_avg_pool2d": _global("reduce_mean"),
+    "activation": _activation,
+    "softmax": _softmax,
+    "add": _together("Add"),
+    "subtract": _together("Subtract"),
+    "multiply": _together("Multiply"),
+    "average": _together("Average"),
+    "maximum": _together("Maximum"),
+    "minimum": _together("Minimum"),
+    "pad2d": _pad,
+    "trim2d": _trim,
+    "upsample2d": _enlarge,
+    "resize2d_to": _resize_to,
     "concat": _concat,
     "crop": _crop,
     "resize2d": _resize,

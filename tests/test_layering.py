@@ -46,8 +46,8 @@ LAYERS = {
 }
 
 # Modules of fastconv that fcn may import besides the names that fastconv exports. `spec` has what
-# `bounds` asks for and the range of each activation.
-OPEN_TO_FCN = {"bounds", "shapes", "spec"}
+# `bounds` asks for, `activations` the table of functions.
+OPEN_TO_FCN = {"activations", "bounds", "shapes", "spec"}
 
 # Other people's packages -> the files and folders that may import them. No others may be imported.
 THIRD_PARTY = {
@@ -61,6 +61,9 @@ THIRD_PARTY = {
     "llvmlite": ["fastconv/cpu/"],
     "tensorflow": ["fcn/tf_reference.py"],
     "keras": ["fcn/tf_reference.py"],
+    "h5py": ["fcn/keras/files.py"],
+    "onnx": ["fcn/onnx/files.py"],
+    "google": ["fcn/onnx/files.py"],
     "sklearn": ["fcn/digits.py"],
     "PIL": ["fcn/images.py", "fcn/export.py"],
 }

@@ -26,6 +26,7 @@ __all__ = [
     "ALGORITHMS",
     "NAMES",
     "NATIVE",
+    "choose_conv2d",
     "label_dtype",
     "plan_channels",
     "plan_conv2d",
@@ -102,12 +103,24 @@ def plan_conv2d(spec: Conv2d, w: Any, bias: Any, slopes: Any, algorithm: str) ->
             )
         row = able[algorithm]
         return Choice(row.make(spec, w, bias, slopes), "as asked", row.expected(spec))
-    known = {name: cost for name, row in able.items() if (cost := row.expected(spec))}
+    known = _expected(spec, able)
     costs = {name: cost.time() for name, cost in known.items()}
     best = min(costs, key=lambda name: costs[name])
     others = [f"{name} {t / costs[best]:.2f} times" for name, t in costs.items() if name != best]
     reason = f"least expected time; {', '.join(others)}" if others else "none other can serve"
     return Choice(able[best].make(spec, w, bias, slopes), reason, known[best])
+
+
+def choose_conv2d(spec: Conv2d) -> str:
+    """The algorithm that "auto" takes."""
+    if composite.pool_comes_after(spec, None):
+        spec = replace(spec, pool=False)
+    known = _expected(spec, _able(spec)[0])
+    return min(known, key=lambda name: known[name].time())
+
+
+def _expected(spec: Conv2d, able: dict[str, Algorithm]) -> dict[str, Cost]:
+    return {name: cost for name, row in able.items() if (cost := row.expected(spec))}
 
 
 def _able(spec: Conv2d) -> tuple[dict[str, Algorithm], dict[str, str]]:

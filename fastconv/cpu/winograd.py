@@ -178,12 +178,12 @@ class Winograd:
 
 def pack_weights(w: np.ndarray, m: int, stride: int, nr: int, depth: int, dtype: str) -> np.ndarray:
     """w[r, r, c, k] -> U[panel][product][depth][nr]; zeros for channels that do not exist."""
-    u = transform_weights(w, m, stride).astype(dtype)
-    products, c, k = u.shape
+    c, k = w.shape[2:]
+    products = (stride * (m - 1) + w.shape[0]) ** 2
     packed = aligned_empty((-(-k // nr), products, depth, nr), dtype)
-    for t, panel in enumerate(packed):
+    for t, panel in enumerate(packed):  # one by one: in float64 all of fc6 takes a gigabyte
         first = pack.first_column(t, k, nr)
-        panel[:, :c, :k] = u[:, :, first : first + nr]
+        panel[:, :c, :k] = transform_weights(w[..., first : first + nr], m, stride)
         panel[:, c:] = 0
         panel[:, :, k:] = 0
     return packed

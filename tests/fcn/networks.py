@@ -3,6 +3,8 @@
 The oracle shares nothing with the packages under test but the graph.
 """
 
+import functools
+
 import numpy as np
 import scipy.signal
 
@@ -76,7 +78,30 @@ def explicit_padding():
     return Graph("explicit_padding", 3, nodes, "score")
 
 
-EVERY_OP = {"named_padding": named_padding(), "explicit_padding": explicit_padding()}
+def pixel_by_pixel():
+    """What has no weights, and activations with a parameter; all of it exact on integers."""
+    nodes = (
+        Node("padded", "pad2d", ("input",), {"sides": [[1, 0], [2, 1]]}),
+        conv("c", "padded", 3, activation="leaky_relu", alpha=0.5),
+        Node("leaky", "activation", ("c",), {"activation": "leaky_relu", "alpha": 0.25}),
+        Node("mean", "avg_pool2d", ("leaky",), {"size": 2, "stride": 2, "padding": "same"}),
+        Node("near", "upsample2d", ("mean",), {"factor": 2}),
+        Node("cut", "crop", ("near", "leaky"), {"offset": [0, 0]}),
+        Node("change", "subtract", ("cut", "leaky")),
+        Node("largest", "global_max_pool2d", ("leaky",)),
+        Node("scaled", "multiply", ("change", "largest")),
+        Node("middle", "average", ("scaled", "leaky")),
+        Node("high", "maximum", ("middle", "leaky", "largest")),
+        Node("low", "minimum", ("high", "cut")),
+        Node("three", "add", ("low", "change", "middle"), {"activation": "relu"}),
+        Node("smooth", "upsample2d", ("three",), {"factor": 2, "method": "bilinear"}),
+        Node("trimmed", "trim2d", ("smooth",), {"sides": [[1, 1], [0, 2]]}),
+        Node("fixed", "resize2d_to", ("trimmed",), {"size": [9, 12], "method": "nearest"}),
+    )
+    return Graph("pixel_by_pixel", 3, nodes, "fixed")
+
+
+EVERY_OP = {g.name: g for g in (named_padding(), explicit_padding(), pixel_by_pixel())}
 
 
 def integers(shape, seed, low=-2, high=3):
@@ -122,7 +147,7 @@ def oracle_conv2d(x, w, b, a):
         axis=-1,
     )[:, ::sh, ::sw]
     # SciPy may use an FFT; the true sums are multiples of 1/16, which `doubled` makes
-    return activated(np.rint(16 * y) / 16 + b, a["activation"])
+    return activated(np.rint(16 * y) / 16 + b, a["activation"], a["alpha"])
 
 
 def oracle_depthwise_conv2d(x, w, b, a):
@@ -188,7 +213,36 @@ def doubled(x):
     return x
 
 
-def activated(x, activation):
+def oracle_avg_pool2d(x, a):
+    """Of 2x2 with padding "same": the pixels that there are."""
+    assert (a["size"], a["stride"], a["padding"]) == ([2, 2], [2, 2], "same")
+    sums, counts = (
+        np.add.reduceat(np.add.reduceat(t, range(0, t.shape[1], 2), 1), range(0, t.shape[2], 2), 2)
+        for t in (x, np.ones_like(x))
+    )
+    return sums / counts
+
+
+def nearest(x, rows, cols):
+    """The pixel in whose area the centre of the new one lies."""
+    for axis, new in ((1, rows), (2, cols)):
+        x = x.take((2 * np.arange(new) + 1) * x.shape[axis] // (2 * new), axis)
+    return x
+
+
+PIXELWISE = {
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "average": lambda *xs: sum(xs) / len(xs),
+    "maximum": lambda *xs: functools.reduce(np.maximum, xs),
+    "minimum": lambda *xs: functools.reduce(np.minimum, xs),
+    "global_max_pool2d": lambda x: x.max(axis=(1, 2), keepdims=True),
+}
+
+
+def activated(x, activation, alpha=None):
+    if activation == "leaky_relu":
+        return np.where(x < 0, alpha * x, x)
     return x if activation is None else np.clip(x, 0, 6 if activation == "relu6" else None)
 
 
@@ -210,8 +264,24 @@ def oracle(model, x):
             y = FILTERS[node.op](x, w, model.weights.get(f"{node.name}/bias", 0), a)
         elif node.op == "max_pool2d":
             y = oracle_max_pool2d(x, a)
+        elif node.op == "avg_pool2d":
+            y = oracle_avg_pool2d(x, a)
         elif node.op == "add":
-            y = activated(inputs[0] + inputs[1], a["activation"])
+            y = activated(sum(inputs), a["activation"])
+        elif node.op == "activation":
+            y = activated(x, a["activation"], a["alpha"])
+        elif node.op in PIXELWISE:
+            y = PIXELWISE[node.op](*inputs)
+        elif node.op == "pad2d":
+            y = np.pad(x, [(0, 0), *a["sides"], (0, 0)])
+        elif node.op == "trim2d":
+            (top, bottom), (left, right) = a["sides"]
+            y = x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+        elif node.op == "upsample2d":
+            assert a["factor"] == [2, 2]
+            y = doubled(x) if a["method"] == "bilinear" else x.repeat(2, 1).repeat(2, 2)
+        elif node.op == "resize2d_to":
+            y = nearest(x, *a["size"])
         elif node.op == "concat":
             y = np.concatenate(inputs, axis=-1)
         elif node.op == "resize2d":

@@ -24,7 +24,8 @@ def conv(name="c", x="input", filters=4, **attrs):
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_operation_survives_json(op):
-    given = {"filters": 2, "kernel": 3, "size": 2, "stride": 2, "padding": ((1, 0), (0, 1))}
+    sides = {"sides": [[0, 1], [1, 0]], "factor": 2, "activation": "relu"}
+    given = sides | {"filters": 2, "kernel": 3, "size": 2, "stride": 2, "padding": ((1, 0), (0, 1))}
     if op == "conv2d_transpose":
         given["padding"] = "same"
     attrs = {key: value for key, value in given.items() if key in OPS[op].attrs}

@@ -55,7 +55,7 @@ def test_layers_are_exact_one_by_one(name):
     assert [node for node, _ in found] == list(model.graph.nodes)
     for node, y in found:
         np.testing.assert_array_equal(y, expected[node.name], err_msg=node.name)
-        assert name not in EVERY_OP or len(np.unique(y)) > 3
+        assert name not in EVERY_OP or len(np.unique(y)) > min(3, y.size - 1)
 
 
 def test_what_is_fused():

@@ -1,0 +1,161 @@
+"""A graph while it grows, for those who read other people's files.
+
+Later layers may still change the nodes before them: batch normalisation is folded into a
+convolution that nothing else reads, and zero padding and activations become attributes of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn.graph import INPUT, Graph, Node
+from fcn.ops import ACTIVATIONS, CLAMPS
+
+__all__ = ["Array", "Builder", "Tensor"]
+
+Array = NDArray[Any]
+FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a layer has made.
+
+    Attributes
+    ----------
+    node : str
+        The tensor of the graph.
+    channels : int
+    sole : bool
+        Whether only one layer reads the node, so that this layer may change it.
+    vector : bool
+        (n, c) in the file; here a map of one pixel.
+    flat : (h, w, c), optional
+        Shape of the map that the file flattens.
+    """
+
+    node: str
+    channels: int
+    sole: bool = True
+    vector: bool = False
+    flat: tuple[int, int, int] | None = None
+
+
+class Builder:
+    """Nodes and weights so far.
+
+    Parameters
+    ----------
+    size : (h, w), optional
+        Of the input, where they are fixed.
+    channels : int
+        Of the input.
+    """
+
+    def __init__(self, size: tuple[int, int] | None, channels: int) -> None:
+        self.size = size
+        self.channels = channels
+        self.nodes: dict[str, Node] = {}
+        self.weights: dict[str, Any] = {}
+
+    def add(self, name: str, op: str, inputs: Sequence[Tensor], **attrs: Any) -> Tensor:
+        """Append a node; its channels follow from the table of operations."""
+        if name in self.nodes:
+            raise ValueError(f"two layers are named {name!r}")
+        node = Node(name, op, tuple(t.node for t in inputs), attrs)
+        self.nodes[name] = node
+        return Tensor(name, node.rule.channels(node.attrs, [t.channels for t in inputs]))
+
+    def change(self, name: str, **attrs: Any) -> None:
+        """Other attributes for a node."""
+        node = self.nodes[name]
+        self.nodes[name] = replace(node, attrs={**node.attrs, **attrs})
+
+    def affine(self, name: str, x: Tensor, factor: Any, summand: Any) -> Tensor:
+        """``x * factor + summand``, numbers or one number per channel."""
+        made = self.add(name, "depthwise_conv2d", [x], kernel=1)
+        shape = (1, 1, x.channels, 1)
+        self.weights[f"{name}/kernel"] = np.broadcast_to(factor, x.channels).reshape(shape)
+        self.weights[f"{name}/bias"] = np.broadcast_to(summand, x.channels)
+        return replace(made, vector=x.vector)
+
+    def shape_of(self, x: Tensor) -> tuple[int, int, int]:
+        """Height, width and channels of a tensor."""
+        if self.size is None:
+            raise ValueError("it needs a model whose input has a fixed height and width")
+        if x.node == INPUT:
+            return (*self.size, x.channels)
+        graph = Graph("part", self.channels, tuple(self.nodes.values()), x.node)
+        _, h, w, c = graph.shapes((1, *self.size, self.channels))[x.node]
+        return h, w, c
+
+    def scaled(self, name: str, x: Tensor, factor: Any, summand: Any) -> Tensor:
+        """`affine`, inside the convolution before it where that can be."""
+        node = self.nodes.get(x.node)
+        if node is None or not x.sole or node.op not in FOLDS or node.attrs.get("activation"):
+            return self.affine(name, x, factor, summand)
+        factor = np.broadcast_to(factor, x.channels)
+        kernel = self.weights[f"{x.node}/kernel"]
+        last: dict[str, tuple[int, ...]] = {
+            "conv2d": (-1,), "depthwise_conv2d": kernel.shape[2:], "conv2d_transpose": (-1, 1)
+        }  # fmt: skip
+        bias = self.weights.get(f"{x.node}/bias", 0.0)
+        self.weights[f"{x.node}/kernel"] = np.float32(kernel * factor.reshape(last[node.op]))
+        self.weights[f"{x.node}/bias"] = np.broadcast_to(bias * factor + summand, x.channels)
+        self.change(x.node, use_bias=True)
+        return x
+
+    def activated(
+        self, name: str, x: Tensor, function: str | None, alpha: float | None = None
+    ) -> Tensor:
+        """An activation, or "softmax"; inside the node before it where that can be."""
+        if function is None:
+            return x
+        node = self.nodes.get(x.node)
+        able = CLAMPS if node is not None and node.op == "add" else ACTIVATIONS
+        # a node that knows no activation counts as having one already
+        free = node is not None and x.sole and node.attrs.get("activation", function) is None
+        if free and function in able:
+            more = {} if alpha is None else {"alpha": alpha}
+            self.change(x.node, activation=function, **more)
+            return x
+        own = name if name not in self.nodes else f"{name}/{function}"
+        if function == "softmax":
+            made = self.add(own, "softmax", [x])
+        else:
+            made = self.add(own, "activation", [x], activation=function, alpha=alpha)
+        return replace(made, vector=x.vector)
+
+    def without_padding(self, x: Tensor) -> tuple[Tensor, list[list[int]] | None]:
+        """What a node pads with zeros that only `x`'s reader wants, and how; the node goes."""
+        node = self.nodes.get(x.node)
+        if node is None or node.op != "pad2d" or not x.sole:
+            return x, None
+        del self.nodes[x.node]
+        return replace(x, node=node.inputs[0]), node.attrs["sides"]
+
+    def graph(self, name: str, output: Tensor) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
+        """What `output` depends on, and its weights.
+
+        Raises
+        ------
+        ValueError
+            If that is nothing, or a vector that no layer has reduced to numbers of a pixel.
+        """
+        if output.node == INPUT:
+            raise ValueError("the model does nothing")
+        if output.flat:
+            raise ValueError("the model ends in flattened numbers; leave that layer out")
+        wanted = {output.node}
+        for node in reversed(self.nodes.values()):
+            if node.name in wanted:
+                wanted.update(node.inputs)
+        nodes = tuple(node for node in self.nodes.values() if node.name in wanted)
+        graph = Graph(name, self.channels, nodes, output.node)
+        weights = {key: self.weights[key].astype(np.float32) for key in graph.parameters()}
+        return graph, weights

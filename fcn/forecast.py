@@ -1,0 +1,64 @@
+"""What a run will take, told before it: time and memory of every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fcn.session import Program, Session
+
+__all__ = ["describe"]
+
+
+def describe(session: Session, shape: tuple[int, int, int, int]) -> str:
+    """A table of the steps for an input of that shape, and the memory that they need.
+
+    The weights are packed for it, but nothing runs. Times are those of the convolutions, by their
+    cost model (`fastconv.Plan.expected_seconds`).
+
+    Parameters
+    ----------
+    session : Session
+    shape : (n, h, w, c)
+
+    Raises
+    ------
+    ValueError
+        If the network cannot take that shape.
+    """
+    return "\n".join(_lines(session.program(shape), session))
+
+
+def _lines(program: Program, session: Session) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = [("step", "computed as", "result", "GFLOP", "expected ms")]
+    flops, seconds = 0.0, 0.0
+    for step in program.steps:
+        cells = [step.node.name, step.node.op, " x ".join(map(str, step.shape[1:])), "", ""]
+        if plan := step.plan:
+            expected = plan.expected_seconds
+            cells[1] = plan.algorithm + (", pool 2x2" if step.node.op == "max_pool2d" else "")
+            cells[3] = f"{plan.spec.flops / 1e9:.3f}"
+            cells[4] = "" if expected is None else f"{1e3 * expected:.3g}"
+            flops += plan.spec.flops
+            seconds += expected or 0.0
+        rows.append(tuple(cells))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        left = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
+        right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+        yield "  ".join(left + right).rstrip()
+    weights = 4 * session.model.graph.parameter_count
+    packed, scratch = program.packed_bytes, program.scratch_bytes
+    result = 4 * math.prod(program.steps[-1].shape)
+    buffers = 4 * sum(program.sizes)
+    total = weights + packed + buffers + scratch + result
+    yield ""
+    yield f"{flops / 1e9:.1f} GFLOP, {1e3 * seconds:.3g} ms expected of the convolutions"
+    yield (
+        f"memory {_mb(total)}: weights {_mb(weights)}, packed {_mb(packed)}, tensors between steps "
+        f"{_mb(buffers)}, scratch {_mb(scratch)}, result {_mb(result)}"
+    )
+
+
+def _mb(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB"

@@ -1,0 +1,5 @@
+"""Keras models without Keras."""
+
+from fcn.keras.files import load
+
+__all__ = ["load"]

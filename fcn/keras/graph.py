@@ -1,0 +1,193 @@
+"""From a Keras configuration to a graph: who reads whom, and nested models."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fcn.building import Builder, Tensor
+from fcn.graph import INPUT, Graph
+from fcn.keras.files import CONTAINERS, Place, Store, places
+from fcn.keras.layers import LAYERS, UNCHANGED, Config, Layer
+
+Key = tuple[str, int, int]  # of a Keras tensor: layer, number of the call, number of the result
+ADVICE = {"Lambda": "Lambda holds code, which is not run; use layers", "PReLU": "use LeakyReLU"}
+
+
+def translate(
+    config: Config, store: Store, output: str | None = None
+) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
+    """Graph and weights of a model.
+
+    Parameters
+    ----------
+    config : dict
+        Of the file: ``{"class_name": "Functional", "config": {...}}``.
+    store : Store
+    output : str, optional
+        Layer whose result is wanted, where the model has several outputs.
+
+    Raises
+    ------
+    ValueError
+        For a layer, or an option of one, that has no counterpart.
+    """
+    if config.get("class_name") not in CONTAINERS:
+        raise ValueError(
+            f"its class is {config.get('class_name')!r}; only Functional and Sequential models "
+            "describe their layers, so build yours as one and save that"
+        )
+    inside = config["config"]
+    size, channels = _input_shape(inside)
+    builder = Builder(size, channels)
+    results = Scope(builder, store).run(config, [Tensor(INPUT, channels, sole=False)])
+    names = list(results)
+    if output is None and len(names) > 1:
+        raise ValueError(f"the model has the outputs {names}; say which one with output=")
+    if output is not None and output not in results:
+        raise ValueError(f"the model has the outputs {names}, not {output!r}")
+    last = results[output if output is not None else names[0]]
+    return builder.graph(str(inside.get("name", "keras")), last)
+
+
+def _input_shape(config: Config) -> tuple[tuple[int, int] | None, int]:
+    """Height and width, if they are fixed, and channels of the one input."""
+    inputs = [layer for layer in config["layers"] if layer["class_name"] == "InputLayer"]
+    if len(inputs) > 1:
+        names = [layer["config"]["name"] for layer in inputs]
+        raise ValueError(f"the model has the inputs {names}; only one is supported")
+    if inputs:
+        shape = inputs[0]["config"].get("batch_shape") or inputs[0]["config"]["batch_input_shape"]
+    else:
+        first = config["layers"][0]["config"]
+        shape = config.get("build_input_shape") or first.get("batch_input_shape") or ()
+    if len(shape) != 4 or type(shape[3]) is not int:
+        raise ValueError(
+            f"its input has shape {tuple(shape)}; images are (batch, height, width, channels), "
+            "with the number of channels given"
+        )
+    h, w = shape[1:3]
+    return ((int(h), int(w)) if h and w else None), shape[3]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A model, or one that is nested in it: where its nodes and its arrays are."""
+
+    builder: Builder
+    store: Store
+    trail: tuple[Place, ...] = ()
+    prefix: str = ""
+
+    def run(self, model: Config, inputs: list[Tensor]) -> dict[str, Tensor]:
+        """Add a model's nodes; its outputs by the names of the layers that make them."""
+        config = model["config"]
+        layers = list(zip(config["layers"], places(config["layers"]), strict=True))
+        if model["class_name"] != "Sequential":
+            return self._functional(config, layers, inputs)
+        (x,), name = inputs, ""
+        for layer, place in layers:
+            x, name = self._call(layer, place, [x], 0), place.name
+        return {name: x}
+
+    def _functional(
+        self, config: Config, layers: list[tuple[Config, Place]], inputs: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Each call of a layer runs once all that it reads is known."""
+        listed = [
+            (layer, place, [list(_keys(call)) for call in layer["inbound_nodes"]])
+            for layer, place in layers
+        ]
+        outputs = _ends(config["output_layers"])
+        readers = Counter(key for _, _, reads in listed for keys in reads for key in keys)
+        readers.update(outputs)
+        # A nested model has been called once when it was built, so those who read count from 1.
+        first = {
+            place.name: min((n for name, n, _ in readers if name == place.name), default=0)
+            for layer, place, _ in listed
+            if layer["class_name"] in CONTAINERS
+        }
+        calls = {
+            (place.name, number, 0): (layer, place, keys)
+            for layer, place, reads in listed
+            for number, keys in enumerate(reads, first.get(place.name, 0))
+        }
+
+        def read(x: Tensor, key: Key) -> Tensor:
+            """A layer that changes nothing hands on what others may read, too."""
+            return replace(x, sole=x.sole and readers[key] == 1)
+
+        starts = zip(_ends(config["input_layers"]), inputs, strict=True)
+        known = {key: read(x, key) for key, x in starts}
+        waiting = {key: call for key, call in calls.items() if key not in known}
+        while waiting:
+            ready = [k for k, (_, _, keys) in waiting.items() if all(key in known for key in keys)]
+            if not ready:
+                names = [place.name for _, place, _ in waiting.values()]
+                raise ValueError(f"the layers {names} wait for each other")
+            for key in ready:
+                layer, place, keys = waiting.pop(key)
+                made = self._call(layer, place, [known[k] for k in keys], key[1])
+                known[key] = read(made, key)
+        return {key[0]: known[key] for key in outputs}
+
+    def _call(self, layer: Config, place: Place, inputs: list[Tensor], number: int) -> Tensor:
+        """Add what one call of a layer does."""
+        kind, config, trail = layer["class_name"], layer["config"], (*self.trail, place)
+        name = f"{self.prefix}{place.name}" + (f"_{number}" if number else "")
+        if kind in CONTAINERS:
+            inside = Scope(self.builder, self.store, trail, f"{name}/")
+            results = inside.run(layer, inputs)
+            if len(results) != 1:
+                raise ValueError(f"layer {name!r} ({kind}): a nested model has one output")
+            return next(iter(results.values()))
+        if kind in UNCHANGED:
+            return inputs[0]
+        if kind not in LAYERS:
+            near = difflib.get_close_matches(kind, LAYERS, 3, 0.5) or sorted(LAYERS)
+            advice = ADVICE.get(kind, f"use {' or '.join(near)}")
+            raise ValueError(f"layer {name!r} ({kind}) is not supported; {advice}")
+        if ".ops." in str(layer.get("module", "")):
+            raise ValueError(f"{name!r} is an operation; use the layer {kind} instead")
+        try:
+            one = Layer(name, kind, config, trail, self.builder, self.store)
+            one.require("use channels_last", data_format="channels_last")
+            if any(t.flat for t in inputs) and kind not in ("Dense", "Flatten"):
+                raise ValueError("only Dense reads what Flatten has made")
+            return LAYERS[kind](one, *inputs)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"layer {name!r} ({kind}): {error}") from error
+
+
+def _ends(found: Any) -> list[Key]:
+    """``input_layers`` or ``output_layers``, which is one entry or a list of them."""
+    entries = [found] if found and isinstance(found[0], str) else found
+    return [(str(name), int(call), int(result)) for name, call, result in entries]
+
+
+def _keys(found: Any) -> Iterator[Key]:
+    """The tensors that a call reads, in order: as Keras 3 writes them, and as Keras 2 did."""
+    if isinstance(found, dict):
+        if found.get("class_name") == "__keras_tensor__":
+            name, call, result = found["config"]["keras_history"]
+            if result:
+                raise ValueError(f"result {result} of layer {name!r} is not supported")
+            yield str(name), int(call), 0
+            return
+        found = [found.get("args", []), found.get("kwargs", {})] if "args" in found else found
+        yield from (key for part in _values(found) for key in _keys(part))
+    elif isinstance(found, list):
+        if len(found) in (3, 4) and isinstance(found[0], str) and type(found[1]) is int:
+            yield str(found[0]), found[1], 0
+        else:
+            yield from (key for part in found for key in _keys(part))
+
+
+def _values(found: Any) -> list[Any]:
+    return list(found.values()) if isinstance(found, dict) else found

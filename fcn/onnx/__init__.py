@@ -1,0 +1,5 @@
+"""ONNX models without a runtime."""
+
+from fcn.onnx.files import load
+
+__all__ = ["load"]

@@ -1,0 +1,429 @@
+"""What each ONNX operator means in a graph; nothing else is understood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fcn.building import Array, Builder, Tensor
+from fcn.graph import INPUT
+
+UNCHANGED = ("Identity", "Dropout")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node: what it reads, tensors or constants or None, and its attributes."""
+
+    name: str
+    inputs: Sequence[Any]
+    attrs: dict[str, Any]
+    builder: Builder
+    opset: int
+
+    @property
+    def x(self) -> Tensor:
+        """The first input, a map or a vector."""
+        return self.tensor(0)
+
+    def tensor(self, index: int) -> Tensor:
+        """An input that is computed."""
+        found = self.inputs[index]
+        if not isinstance(found, Tensor):
+            raise ValueError(f"input {index} must not be a constant")
+        if found.flat:
+            raise ValueError("only Gemm and MatMul read flattened maps")
+        return found
+
+    def constant(self, index: int) -> Array | None:
+        """An input that is known, None where it is left out."""
+        found = self.inputs[index] if index < len(self.inputs) else None
+        if isinstance(found, Tensor):
+            raise ValueError(f"input {index} must be a constant")
+        return found
+
+    def weights(self, index: int) -> Array:
+        """An input that must be there, as float32."""
+        found = self.constant(index)
+        if found is None:
+            raise ValueError(f"input {index} is missing")
+        return found.astype(np.float32)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """An attribute."""
+        return self.attrs.get(key, default)
+
+    def option(self, key: str, index: int, default: Any = None) -> Any:
+        """What older opsets have as an attribute and newer ones as an input."""
+        found = self.constant(index)
+        return self.get(key, default) if found is None else found.tolist()
+
+    def require(self, **wanted: Any) -> None:
+        """ValueError unless the attributes have these values, or are not there."""
+        for key, value in wanted.items():
+            if self.get(key, value) != value:
+                raise ValueError(f"{key}={self.attrs[key]!r} is not supported, only {value!r}")
+
+    def window(self, size: Sequence[int]) -> dict[str, Any]:
+        """Stride and padding of a window."""
+        auto = self.get("auto_pad", "NOTSET")
+        if auto not in ("NOTSET", "VALID", "SAME_UPPER"):
+            raise ValueError(f"auto_pad={auto!r} is not supported; export explicit pads")
+        top, left, bottom, right = self.get("pads", [0, 0, 0, 0])
+        pads: Any = [[top, bottom], [left, right]]
+        return {
+            "stride": list(self.get("strides", [1] * len(size))),
+            "padding": {"NOTSET": pads, "VALID": "valid", "SAME_UPPER": "same"}[auto],
+        }
+
+
+def _conv(call: Call) -> Tensor:
+    x, kernel, groups = call.x, call.weights(1), call.get("group", 1)
+    if kernel.ndim != 4:
+        raise ValueError(f"its kernel has {kernel.ndim} axes; only 2D convolutions are supported")
+    size = list(kernel.shape[2:])
+    attrs = {"kernel": size, "dilation": list(call.get("dilations", [1, 1])), **call.window(size)}
+    filters, depth = kernel.shape[:2]
+    if depth * groups != x.channels:
+        raise ValueError(f"its kernel {kernel.shape} does not fit {x.channels} channels")
+    if isinstance(attrs["padding"], list):
+        x, sides = call.builder.without_padding(x)
+        if sides:
+            attrs["padding"] = (np.array(attrs["padding"]) + sides).tolist()
+    bias = call.constant(2)
+    attrs["use_bias"] = bias is not None
+    if groups == 1:
+        y = call.builder.add(call.name, "conv2d", [x], filters=filters, **attrs)
+        kernel = kernel.transpose(2, 3, 1, 0)
+    elif groups == x.channels:
+        m = filters // groups
+        y = call.builder.add(call.name, "depthwise_conv2d", [x], multiplier=m, **attrs)
+        kernel = kernel.reshape(groups, m, *size).transpose(2, 3, 0, 1)
+    else:
+        raise ValueError(f"group={groups} is not supported, only 1 or the number of channels")
+    _keep(call, kernel, bias)
+    return y
+
+
+def _keep(call: Call, kernel: Array, bias: Array | None) -> None:
+    call.builder.weights[f"{call.name}/kernel"] = kernel
+    if bias is not None:
+        call.builder.weights[f"{call.name}/bias"] = bias.ravel()
+
+
+def _conv_transpose(call: Call) -> Tensor:
+    call.require(group=1, dilations=[1, 1], auto_pad="NOTSET", output_shape=None)
+    kernel, bias = call.weights(1), call.constant(2)
+    size, stride = list(kernel.shape[2:]), list(call.get("strides", [1, 1]))
+    y = call.builder.add(
+        call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1], kernel=size,
+        stride=stride, use_bias=bias is not None,
+    )  # fmt: skip
+    _keep(call, kernel.transpose(2, 3, 1, 0), bias)
+    top, left, bottom, right = call.get("pads", [0, 0, 0, 0])
+    more = call.get("output_padding", [0, 0])
+    # ours is as long as the kernel reaches, or as the strides do
+    longer = [max(s - k, 0) for k, s in zip(size, stride, strict=True)]
+    ends = [e - m + n for e, m, n in zip((bottom, right), more, longer, strict=True)]
+    if min(ends) < 0:
+        raise ValueError(f"output_padding={more} beyond pads is not supported")
+    sides = [[top, ends[0]], [left, ends[1]]]
+    return call.builder.add(f"{call.name}/crop", "trim2d", [y], sides=sides) if any(
+        map(any, sides)
+    ) else y  # fmt: skip
+
+
+def _batch_norm(call: Call) -> Tensor:
+    scale, shift, mean, variance = (call.weights(i).astype(float) for i in (1, 2, 3, 4))
+    total = variance + call.get("epsilon", 1e-5)
+    if not np.all(total > 0):
+        raise ValueError("a variance is not positive")
+    factor = scale / np.sqrt(total)
+    return call.builder.scaled(call.name, call.x, factor, shift - mean * factor)
+
+
+def _function(name: str, alpha: float | None = None) -> Callable[[Call], Tensor]:
+    def make(call: Call) -> Tensor:
+        given = None if alpha is None else float(call.get("alpha", alpha))
+        return call.builder.activated(call.name, call.x, name, given)
+
+    return make
+
+
+def _hard_sigmoid(call: Call) -> Tensor:
+    slope, centre = call.get("alpha", 0.2), call.get("beta", 0.5)
+    if not math.isclose(slope, 1 / 6, rel_tol=1e-6) or centre != 0.5:
+        raise ValueError(f"alpha={slope}, beta={centre} is not supported, only 1/6 and 0.5")
+    return call.builder.activated(call.name, call.x, "hard_sigmoid")
+
+
+def _gelu(call: Call) -> Tensor:
+    name = "gelu" if call.get("approximate", "none") == "none" else "gelu_tanh"
+    return call.builder.activated(call.name, call.x, name)
+
+
+def _prelu(call: Call) -> Tensor:
+    slopes = call.weights(1)
+    if np.ptp(slopes):
+        raise ValueError("slopes that differ are not supported; use one for all channels")
+    return call.builder.activated(call.name, call.x, "leaky_relu", float(slopes.flat[0]))
+
+
+def _clip(call: Call) -> Tensor:
+    low, high = call.option("min", 1, -math.inf), call.option("max", 2, math.inf)
+    if low == 0 and high == 6:
+        return call.builder.activated(call.name, call.x, "relu6")
+    if low == 0 and high >= float(np.finfo(np.float32).max):
+        return call.builder.activated(call.name, call.x, "relu")
+    raise ValueError(f"from {low} to {high} is not supported, only from 0 to 6 or without end")
+
+
+def _softmax(call: Call) -> Tensor:
+    rank = 2 if call.x.vector else 4
+    axis = call.get("axis", 1 if call.opset < 13 else -1) % rank
+    if axis != 1 or (rank == 4 and call.opset < 13):
+        raise ValueError("only over the channels, in opset 13 or later")
+    return call.builder.activated(call.name, call.x, "softmax")
+
+
+def _pool(op: str) -> Callable[[Call], Tensor]:
+    def make(call: Call) -> Tensor:
+        call.require(dilations=[1, 1], storage_order=0)
+        size = list(call.attrs["kernel_shape"])
+        attrs, x = call.window(size), call.x
+        ceil = bool(call.get("ceil_mode", 0))
+        if op == "avg_pool2d" and call.get("count_include_pad", 0) and attrs["padding"] != "valid":
+            if ceil or not isinstance(attrs["padding"], list):
+                raise ValueError("count_include_pad=1 with ceil_mode or auto_pad")
+            if np.any(attrs["padding"]):
+                x = call.builder.add(f"{call.name}/pad", "pad2d", [x], sides=attrs["padding"])
+            attrs["padding"] = "valid"
+        return call.builder.add(call.name, op, [x], size=size, ceil_mode=ceil, **attrs)
+
+    return make
+
+
+def _global_pool(op: str) -> Callable[[Call], Tensor]:
+    return lambda call: call.builder.add(call.name, op, [call.x])
+
+
+def _reduce_mean(call: Call) -> Tensor:
+    axes = call.option("axes", 1)
+    if axes is None or sorted(a % 4 for a in axes) != [2, 3] or call.x.vector:
+        raise ValueError(f"axes={axes} is not supported; reduce height and width")
+    made = call.builder.add(call.name, "global_avg_pool2d", [call.x])
+    return replace(made, vector=not call.get("keepdims", 1))
+
+
+def _merge(op: str) -> Callable[[Call], Tensor]:
+    def make(call: Call) -> Tensor:
+        inputs = [call.tensor(i) for i in range(len(call.inputs))]
+        if len(inputs) == 1:
+            return inputs[0]
+        made = call.builder.add(call.name, op, inputs)
+        return replace(made, vector=all(x.vector for x in inputs))
+
+    return make
+
+
+def _arithmetic(op: str) -> Callable[[Call], Tensor]:
+    """Of two tensors, or of one and numbers, which become weights."""
+
+    def make(call: Call) -> Tensor:
+        known = [not isinstance(value, Tensor) for value in call.inputs]
+        if not any(known):
+            if op == "divide":
+                raise ValueError("only by constants; multiply by the inverse")
+            return _merge(op)(call)
+        x = call.tensor(0 if known[1] else 1)
+        numbers = _per_channel(call.weights(1 if known[1] else 0), x).astype(float)
+        swapped = known[0]
+        if op == "divide" and swapped:
+            raise ValueError("only by constants; multiply by the inverse")
+        factor, summand = {
+            "add": (1.0, numbers),
+            "subtract": (-1.0 if swapped else 1.0, numbers if swapped else -numbers),
+            "multiply": (numbers, 0.0),
+            "divide": (1 / numbers if op == "divide" else 1.0, 0.0),
+        }[op]
+        return call.builder.scaled(call.name, x, factor, summand)
+
+    return make
+
+
+def _per_channel(numbers: Array, x: Tensor) -> Array:
+    """One number, or one for each channel."""
+    axes = 1 if x.vector else 3
+    shape = (1,) * (axes + 1 - numbers.ndim) + numbers.shape if numbers.ndim else (1,) * (axes + 1)
+    places = [i for i, size in enumerate(shape) if size != 1]
+    if places in ([], [1]) and numbers.size in (1, x.channels):
+        return numbers.ravel()
+    raise ValueError(f"numbers of shape {numbers.shape} are not one for each channel")
+
+
+def _concat(call: Call) -> Tensor:
+    inputs = [call.tensor(i) for i in range(len(call.inputs))]
+    vector = all(x.vector for x in inputs)
+    if call.attrs["axis"] % (2 if vector else 4) != 1:
+        raise ValueError(f"axis={call.attrs['axis']} is not supported; join the channels")
+    if len(inputs) == 1:
+        return inputs[0]
+    return replace(call.builder.add(call.name, "concat", inputs), vector=vector)
+
+
+def _resize(call: Call) -> Tensor:
+    """To sizes, or by factors; to the size of the model's input where that is what it is."""
+    mode = call.get("mode", "nearest")
+    method = {"linear": "bilinear", "nearest": "nearest"}.get(mode)
+    if method is None:
+        raise ValueError(f"mode={mode!r} is not supported; use linear or nearest")
+    first = 1 if len(call.inputs) == 2 else 2
+    scales = call.constant(first)
+    sizes = call.constant(3)
+    if sizes is not None and sizes.size == 4:
+        size = [int(v) for v in sizes[2:]]
+        factor = None
+    elif scales is not None and scales.size == 4:
+        rows, cols = (float(v) for v in scales[2:])
+        factor = [rows, cols]
+        h, w, _ = call.builder.shape_of(call.x) if call.builder.size else (0, 0, 0)
+        size = [math.floor(h * rows), math.floor(w * cols)]
+    else:
+        raise ValueError("sizes or scales are wanted for all four axes")
+    place = call.get("coordinate_transformation_mode", "half_pixel")
+    place = "asymmetric" if len(call.inputs) == 2 else place
+    before = call.builder.shape_of(call.x)[:2] if call.builder.size else None
+    if factor is None and before and all(s % b == 0 for s, b in zip(size, before, strict=True)):
+        factor = [s / b for s, b in zip(size, before, strict=True)]
+    whole = factor is not None and all(f == int(f) and f >= 1 for f in factor)
+    rounding = call.get("nearest_mode", "round_prefer_floor" if len(call.inputs) > 2 else "floor")
+    repeats = method == "nearest" and whole and (place, rounding) in (
+        ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "floor"),
+        ("pytorch_half_pixel", "floor"), ("half_pixel", "round_prefer_ceil"),
+    )  # fmt: skip
+    if not repeats and (method == "nearest" or place not in ("half_pixel", "pytorch_half_pixel")):
+        raise ValueError(f"{mode} with {place} coordinates is not supported; use half_pixel")
+    if method == "bilinear" and tuple(size) == call.builder.size:
+        return call.builder.add(call.name, "resize2d", [call.x, Tensor(INPUT, 0)])
+    if whole and factor is not None:
+        whole_factor = [int(f) for f in factor]
+        return call.builder.add(
+            call.name, "upsample2d", [call.x], factor=whole_factor, method=method
+        )
+    if not all(size):
+        raise ValueError("it needs a model whose input has a fixed height and width")
+    return call.builder.add(call.name, "resize2d_to", [call.x], size=size, method=method)
+
+
+def _pad(call: Call) -> Tensor:
+    call.require(mode="constant")
+    pads = call.option("pads", 1)
+    value = call.option("value", 2, 0.0)
+    if pads is None or len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or value != 0:
+        raise ValueError(f"pads={pads}, value={value} is not supported; pad the sides with zeros")
+    sides = [[pads[2], pads[6]], [pads[3], pads[7]]]
+    if min(map(min, sides)) >= 0:
+        return call.builder.add(call.name, "pad2d", [call.x], sides=sides)
+    if max(map(max, sides)) <= 0:
+        less = [[-a for a in side] for side in sides]
+        return call.builder.add(call.name, "trim2d", [call.x], sides=less)
+    raise ValueError(f"pads={pads} both adds and takes away; do one after the other")
+
+
+def _flatten(call: Call) -> Tensor:
+    x = call.x
+    if call.get("axis", 1) != 1:
+        raise ValueError(f"axis={call.attrs['axis']} is not supported, only 1")
+    return x if x.vector else replace(x, flat=call.builder.shape_of(x))
+
+
+def _reshape(call: Call) -> Tensor:
+    x, target = call.x, call.weights(1).astype(int).tolist()
+    if x.vector and target[1:] in ([x.channels, 1, 1], [-1, 1, 1]):
+        return replace(x, vector=False)
+    h, w, c = (1, 1, x.channels) if x.vector else call.builder.shape_of(x)
+    if len(target) == 2 and target[1] in (-1, h * w * c):
+        return x if x.vector else replace(x, flat=(h, w, c))
+    raise ValueError(f"to {target} is not supported, only flattening")
+
+
+def _squeeze(call: Call) -> Tensor:
+    axes = call.option("axes", 1)
+    x = call.x
+    if axes is not None and sorted(a % 4 for a in axes) == [2, 3] and not x.vector:
+        return replace(x, vector=True)
+    raise ValueError(f"axes={axes} is not supported, only height and width of one pixel")
+
+
+def _unsqueeze(call: Call) -> Tensor:
+    axes = call.option("axes", 1)
+    if axes is not None and sorted(a % 4 for a in axes) == [2, 3] and call.x.vector:
+        return replace(call.x, vector=False)
+    raise ValueError(f"axes={axes} is not supported, only height and width of a vector")
+
+
+def _dense(call: Call) -> Tensor:
+    """Gemm and MatMul: a convolution as large as the map that was flattened."""
+    call.require(alpha=1.0, beta=1.0, transA=0)
+    x = call.inputs[0]
+    if not isinstance(x, Tensor) or not (x.flat or x.vector):
+        raise ValueError("only of vectors with constants")
+    matrix = call.weights(1)
+    matrix = matrix.T if call.get("transB", 0) else matrix
+    h, w, c = x.flat or (1, 1, x.channels)
+    units = matrix.shape[1]
+    if matrix.shape[0] != h * w * c:
+        raise ValueError(f"its matrix {matrix.shape} does not fit {h * w * c} numbers")
+    bias = call.constant(2)
+    y = call.builder.add(
+        call.name, "conv2d", [replace(x, flat=None)], filters=units, kernel=[h, w],
+        use_bias=bias is not None,
+    )  # fmt: skip
+    bias = None if bias is None else np.broadcast_to(bias, units)
+    _keep(call, matrix.reshape(c, h, w, units).transpose(1, 2, 0, 3), bias)
+    return replace(y, vector=True)
+
+
+OPERATORS: dict[str, Callable[[Call], Tensor]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "BatchNormalization": _batch_norm,
+    "Relu": _function("relu"),
+    "LeakyRelu": _function("leaky_relu", 0.01),
+    "Elu": _function("elu", 1.0),
+    "Sigmoid": _function("sigmoid"),
+    "Tanh": _function("tanh"),
+    "HardSwish": _function("hard_swish"),
+    "HardSigmoid": _hard_sigmoid,
+    "Gelu": _gelu,
+    "PRelu": _prelu,
+    "Clip": _clip,
+    "Softmax": _softmax,
+    "MaxPool": _pool("max_pool2d"),
+    "AveragePool": _pool("avg_pool2d"),
+    "GlobalMaxPool": _global_pool("global_max_pool2d"),
+    "GlobalAveragePool": _global_pool("global_avg_pool2d"),
+    "ReduceMean": _reduce_mean,
+    "Add": _arithmetic("add"),
+    "Sub": _arithmetic("subtract"),
+    "Mul": _arithmetic("multiply"),
+    "Div": _arithmetic("divide"),
+    "Sum": _merge("add"),
+    "Mean": _merge("average"),
+    "Max": _merge("maximum"),
+    "Min": _merge("minimum"),
+    "Concat": _concat,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Pad": _pad,
+    "Flatten": _flatten,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Gemm": _dense,
+    "MatMul": _dense,
+}
