@@ -223,6 +223,20 @@ def test_bad_size(capsys, size):
 # --- the rest ----------------------------------------------------------------------------------
 
 
+def test_plan_tells_time_and_memory(capsys):
+    assert cli.main(["plan", "two_conv:2", "--size", "64x32"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "two_conv, input 1 x 64 x 32 x 3"
+    assert [line.split()[0] for line in lines[2:5]] == ["pool1", "pool2", "upsample"]
+    assert "32 x 16 x 64" in lines[2]
+    # 2 x 3 x 3 operations for each input channel, output channel and pixel, and the last layer's
+    flops = 18 * (3 * 64 * 64 * 32 + 64 * 128 * 32 * 16) + 2 * 128 * 2 * 64 * 32 * 4 // 4
+    assert lines[-2].startswith(f"{flops / 1e9:.1f} GFLOP, ")
+    amounts = [float(part.split()[-2]) for part in lines[-1].replace(":", ",").split(", ")]
+    assert sum(amounts[1:]) == pytest.approx(amounts[0], abs=0.3)
+    assert amounts[3] == pytest.approx(4e-6 * (32 * 16 * 64 + 16 * 8 * 128), abs=0.06)
+
+
 def test_info(capsys, model_file):
     assert cli.main(["info", model_file, "--size", "64x32"]) == 0
     text = capsys.readouterr().out

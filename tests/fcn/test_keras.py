@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fcn
+from fcn import cli
 from fcn.graph import Graph
 from fcn.keras.layers import LAYERS
 from fcn.session import Session
@@ -294,6 +295,17 @@ def test_a_file_by_hand(tmp_path):
     np.testing.assert_array_equal(Session(model).run(x), np.full((2, 2, 2), [6, 9], np.float32))
     assert isinstance(model.graph, Graph)
     assert model.meta["source"] == "m.keras"
+
+
+def test_convert(tmp_path, capsys):
+    path = written(tmp_path / "m.keras", [INPUT, CONV], arrays={"layers/conv2d/vars/0": KERNEL})
+    ours = str(tmp_path / "m.npz")
+    assert cli.main(["convert", str(path), ours]) == 0
+    assert capsys.readouterr().out == f"{ours}: 1 layers, 6 parameters\n"
+    assert fcn.load(ours).graph == fcn.load(path).graph
+    np.testing.assert_array_equal(fcn.load(ours).weights["c/kernel"], KERNEL)
+    assert cli.main(["convert", str(path), str(tmp_path / "m.keras2")]) == 2
+    assert "must end in .npz" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
