@@ -157,7 +157,7 @@ class Scope:
             raise ValueError(f"{name!r} is an operation; use the layer {kind} instead")
         try:
             one = Layer(name, kind, config, trail, self.builder, self.store)
-            one.require("use channels_last", data_format="channels_last")
+            one.insist("use channels_last", data_format="channels_last")
             if any(t.flat for t in inputs) and kind not in ("Dense", "Flatten"):
                 raise ValueError("only Dense reads what Flatten has made")
             return LAYERS[kind](one, *inputs)

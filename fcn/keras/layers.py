@@ -49,7 +49,7 @@ class Layer:
         """A variable."""
         return self.store.read(self.trail, index, names, shape)
 
-    def require(self, nearest: str, **wanted: Any) -> None:
+    def insist(self, nearest: str, **wanted: Any) -> None:
         """ValueError unless the settings have these values, or are not there."""
         for key, value in wanted.items():
             got = self.config.get(key, value)
@@ -58,7 +58,7 @@ class Layer:
 
 
 def _conv(layer: Layer, x: Tensor) -> Tensor:
-    layer.require("use DepthwiseConv2D, or several Conv2D", groups=1)
+    layer.insist("use DepthwiseConv2D, or several Conv2D", groups=1)
     kh, kw = _pair(layer["kernel_size"])
     filters = layer["filters"]
     kernel = layer.array(0, ("kernel",), kh, kw, x.channels, filters)
@@ -86,8 +86,8 @@ def _separable(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _transposed(layer: Layer, x: Tensor) -> Tensor:
-    layer.require("leave it out", output_padding=None)
-    layer.require("use 1", dilation_rate=layer.get("dilation_rate") and [1, 1])
+    layer.insist("leave it out", output_padding=None)
+    layer.insist("use 1", dilation_rate=layer.get("dilation_rate") and [1, 1])
     (kh, kw), filters = _pair(layer["kernel_size"]), layer["filters"]
     name, bias = layer.name, bool(layer["use_bias"])
     y = layer.builder.add(
@@ -157,7 +157,7 @@ def _rescaling(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _normalization(layer: Layer, x: Tensor) -> Tensor:
-    layer.require("use Rescaling", invert=False)
+    layer.insist("use Rescaling", invert=False)
     if layer.get("axis", -1) not in (-1, 3, [3], [-1]):
         raise ValueError(f"axis={layer['axis']!r} is not supported; normalise the channels")
     mean, variance = layer.get("mean"), layer.get("variance")
@@ -174,7 +174,7 @@ def _activation_layer(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _relu(layer: Layer, x: Tensor) -> Tensor:
-    layer.require("use ReLU(), ReLU(6.0) or LeakyReLU", threshold=0.0)
+    layer.insist("use ReLU(), ReLU(6.0) or LeakyReLU", threshold=0.0)
     most, slope = layer.get("max_value"), layer.get("negative_slope", 0.0)
     if most is None:
         return _activated(layer, x, *(("leaky_relu", slope) if slope else ("relu", None)))
@@ -193,7 +193,7 @@ def _elu(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _softmax(layer: Layer, x: Tensor) -> Tensor:
-    layer.require("use the channels", axis=-1)
+    layer.insist("use the channels", axis=-1)
     return _activated(layer, x, "softmax", None)
 
 
@@ -266,7 +266,7 @@ def _up_sampling(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _resizing(layer: Layer, x: Tensor) -> Tensor:
-    layer.require(
+    layer.insist(
         "resize to the whole size",
         crop_to_aspect_ratio=False, pad_to_aspect_ratio=False, antialias=False,
     )  # fmt: skip

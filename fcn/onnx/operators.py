@@ -62,7 +62,7 @@ class Call:
         found = self.constant(index)
         return self.get(key, default) if found is None else found.tolist()
 
-    def require(self, **wanted: Any) -> None:
+    def insist(self, **wanted: Any) -> None:
         """ValueError unless the attributes have these values, or are not there."""
         for key, value in wanted.items():
             if self.get(key, value) != value:
@@ -116,7 +116,7 @@ def _keep(call: Call, kernel: Array, bias: Array | None) -> None:
 
 
 def _conv_transpose(call: Call) -> Tensor:
-    call.require(group=1, dilations=[1, 1], auto_pad="NOTSET", output_shape=None)
+    call.insist(group=1, dilations=[1, 1], auto_pad="NOTSET", output_shape=None)
     kernel, bias = call.weights(1), call.constant(2)
     size, stride = list(kernel.shape[2:]), list(call.get("strides", [1, 1]))
     y = call.builder.add(
@@ -192,7 +192,7 @@ def _softmax(call: Call) -> Tensor:
 
 def _pool(op: str) -> Callable[[Call], Tensor]:
     def make(call: Call) -> Tensor:
-        call.require(dilations=[1, 1], storage_order=0)
+        call.insist(dilations=[1, 1], storage_order=0)
         size = list(call.attrs["kernel_shape"])
         attrs, x = call.window(size), call.x
         ceil = bool(call.get("ceil_mode", 0))
@@ -320,7 +320,7 @@ def _resize(call: Call) -> Tensor:
 
 
 def _pad(call: Call) -> Tensor:
-    call.require(mode="constant")
+    call.insist(mode="constant")
     pads = call.option("pads", 1)
     value = call.option("value", 2, 0.0)
     if pads is None or len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or value != 0:
@@ -368,7 +368,7 @@ def _unsqueeze(call: Call) -> Tensor:
 
 def _dense(call: Call) -> Tensor:
     """Gemm and MatMul: a convolution as large as the map that was flattened."""
-    call.require(alpha=1.0, beta=1.0, transA=0)
+    call.insist(alpha=1.0, beta=1.0, transA=0)
     x = call.inputs[0]
     if not isinstance(x, Tensor) or not (x.flat or x.vector):
         raise ValueError("only of vectors with constants")

@@ -24,6 +24,7 @@ def test_attributes_are_completed():
         "padding": "valid",
         "dilation": [1, 1],
         "activation": None,
+        "alpha": None,
         "use_bias": True,
     }
     assert Node("k", "crop", ("a", "b")).attrs == {"offset": [0, 0]}
@@ -32,9 +33,9 @@ def test_attributes_are_completed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "softmax", ("input",)), r"a: unknown op 'softmax'; known ops: conv2d, "),
-        (("a", "add", ("input",)), r"a \(add\) reads 2 inputs, got 1"),
-        (("a", "add", ("b", "c", "d")), r"a \(add\) reads 2 inputs, got 3"),
+        (("a", "dense", ("input",)), r"a: unknown op 'dense'; known ops: conv2d, "),
+        (("a", "add", ("input",)), r"a \(add\) reads at least 2 inputs, got 1"),
+        (("a", "crop", ("b", "c", "d")), r"a \(crop\) reads 2 inputs, got 3"),
         (("a", "concat", ("input",)), r"a \(concat\) reads at least 2 inputs, got 1"),
         (("input", "add", ("a", "b")), "node name 'input'"),
         (("a", "conv2d", ("input",), {"kernel": 3}), r"a \(conv2d\) needs .*'filters'"),
@@ -58,7 +59,9 @@ def test_bad_nodes_are_refused(arguments, message):
         {"stride": None},
         {"dilation": -1},
         {"padding": "full"},
-        {"activation": "gelu"},
+        {"activation": "prelu"},
+        {"alpha": "0.1"},
+        {"alpha": float("nan")},
         {"use_bias": 1},
     ],
     ids=str,
