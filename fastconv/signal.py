@@ -8,7 +8,6 @@ crash of the process there.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -119,7 +118,6 @@ def convolve2d(
     return _correlate("convolve2d", x, w[::-1, ::-1], mode, lead_same, boundary, fill)
 
 
-@lru_cache(512)
 def extension(size: int, lead: int, length: int, boundary: str) -> NDArray[np.intp]:
     """Which element stands at each place of an extended axis.
 
@@ -226,6 +224,7 @@ def _correlate(
     x, w = _aligned(x), _aligned(w)
     y = np.empty((oh, ow), x.dtype)
     height = max(kh, PANEL_ELEMENTS // extended[1])
+    maps = () if how == "fill" else tuple(map(extension, x.shape, lead, extended, (how, how)))
 
     def panel(first: int) -> None:
         last = min(first + height, oh)
@@ -235,7 +234,7 @@ def _correlate(
         elif how == "fill":
             below = filled(x, inside, lead, extended[1], fill)
         else:
-            rows, columns = map(extension, x.shape, lead, extended, (how, how))
+            rows, columns = maps
             below = x.take(rows[inside], axis=0).take(columns, axis=1)
         accumulate(below, w, y[first:last])
 

@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 from fcn.graph import INPUT, Graph, Node
 from fcn.ops import ACTIVATIONS, CLAMPS
 
-__all__ = ["Array", "Builder", "Tensor"]
+__all__ = ["Array", "Builder", "Tensor", "choose_output"]
 
 Array = NDArray[Any]
 FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
+
+
+def choose_output(names: Sequence[str], output: str | None) -> str:
+    """The output that is wanted; ValueError where that is not clear."""
+    if output is None and len(names) > 1:
+        raise ValueError(f"the model has the outputs {names}; say which one with output=")
+    if output is not None and output not in names:
+        raise ValueError(f"the model has the outputs {names}, not {output!r}")
+    return names[0] if output is None else output
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fcn import models, native
+from fcn._errors import reason
 from fcn.graph import Graph, Model
 from fcn.loading import SUFFIXES, load
 
@@ -292,8 +293,7 @@ def _short(value: Any) -> str:
 
 
 def _complain(error: BaseException) -> None:
-    message = " ".join(str(error).split()) or type(error).__name__
-    print(f"fcn: {message}", file=sys.stderr)
+    print(f"fcn: {reason(error)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

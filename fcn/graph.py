@@ -90,6 +90,14 @@ class Node:
         channels = self.rule.channels(self.attrs, [shape[3] for shape in inputs])
         return inputs[0][0], rows, cols, channels
 
+    def spacing(self, rows: Fraction, cols: Fraction) -> tuple[Fraction, Fraction]:
+        """Input pixels from one pixel of the result to the next, given those of what it reads."""
+        sh, sw = self.attrs.get("stride", (1, 1))
+        if self.op == "conv2d_transpose":
+            sh, sw = Fraction(1, sh), Fraction(1, sw)
+        up, across = self.attrs.get("factor", (1, 1))
+        return rows * sh / up, cols * sw / across
+
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
         try:
@@ -189,12 +197,8 @@ class Graph:
         scales = {INPUT: (Fraction(1), Fraction(1))}
         for node in self.nodes:
             read = [scales[name] for name in node.inputs]
-            rows, cols = read[-1] if node.op in ("crop", "resize2d") else min(read)
-            sh, sw = node.attrs.get("stride", (1, 1))
-            if node.op == "conv2d_transpose":
-                sh, sw = Fraction(1, sh), Fraction(1, sw)
-            up, across = node.attrs.get("factor", (1, 1))
-            scales[node.name] = (rows * sh / up, cols * sw / across)
+            followed = read[-1] if node.op in ("crop", "resize2d") else min(read)
+            scales[node.name] = node.spacing(*followed)
         return math.ceil(max(max(pair) for pair in scales.values()))
 
     def to_json(self) -> str:

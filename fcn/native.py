@@ -22,6 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fcn._errors import reason
 from fcn.export import write_whole
 from fcn.graph import Graph, Model
 
@@ -94,9 +95,8 @@ def load(path: str | os.PathLike[str]) -> Model:
                 raise ValueError(f"members {sorted(surplus)} belong to no node")
         return Model(graph, weights, meta)
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{os.fspath(path)} cannot be read as a model: {reason}; the file is "
+            f"{os.fspath(path)} cannot be read as a model: {reason(error)}; the file is "
             f"damaged or of another kind"
         ) from error
 

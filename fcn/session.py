@@ -50,6 +50,13 @@ def fusable(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Node]:
     return found
 
 
+def _grouped(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, Node | None]]:
+    """What each step computes: a node, and the pool that is fused behind it."""
+    pools = fusable(graph, shapes)
+    fused = {pool.name for pool in pools.values()}
+    return ((node, pools.get(node.name)) for node in graph.nodes if node.name not in fused)
+
+
 class Program:
     """The steps of a graph for one input shape, and which buffer each result goes to."""
 
@@ -66,19 +73,16 @@ class Program:
         named = algorithms or {}
         self.shape = shape
         self.output = graph.output
-        pools = fusable(graph, shapes)
-        fused = {pool.name for pool in pools.values()}
         self.steps = [
             compile_node(
                 node,
                 shapes,
                 model.weights,
-                pool=pools.get(node.name),
+                pool=pool,
                 algorithm=named.get(node.name, algorithm),
                 num_threads=num_threads,
             )
-            for node in graph.nodes
-            if node.name not in fused
+            for node, pool in _grouped(graph, shapes)
         ]
         self.shapes = {step.node.name: step.shape for step in self.steps}
         self.slots, self.sizes = _assign(self.steps, graph.output)
@@ -139,13 +143,10 @@ def _assign(steps: Sequence[Step], output: str) -> tuple[dict[str, int], list[in
 def arena(graph: Graph, shape: Shape) -> tuple[list[int], Shape]:
     """Sizes, in numbers, of a program's buffers, and the shape of its result; packs nothing."""
     shapes = graph.shapes(shape)
-    pools = fusable(graph, shapes)
-    fused = {pool.name for pool in pools.values()}
-    steps = []
-    for node in graph.nodes:
-        if node.name not in fused:
-            last = pools.get(node.name, node)
-            steps.append(Step(last, node.inputs, shapes[last.name], _nothing))
+    steps = [
+        Step(pool or node, node.inputs, shapes[(pool or node).name], _nothing)
+        for node, pool in _grouped(graph, shapes)
+    ]
     return _assign(steps, graph.output)[1], shapes[graph.output]
 
 

@@ -91,12 +91,7 @@ def scales(graph: Graph) -> dict[str, tuple[Fraction, Fraction]]:
             raise ValueError(
                 f"{node.where} cannot be cut into tiles exactly: what it reads has several strides"
             )
-        ((rows, cols),) = read
-        sh, sw = node.attrs.get("stride", (1, 1))
-        if node.op == "conv2d_transpose":
-            sh, sw = Fraction(1, sh), Fraction(1, sw)
-        up, across = node.attrs.get("factor", (1, 1))
-        found[node.name] = rows * sh / up, cols * sw / across
+        found[node.name] = node.spacing(*read.pop())
     return found
 
 

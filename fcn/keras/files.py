@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fcn._errors import reason
 from fcn._extras import require
 from fcn.graph import Model
 
@@ -96,10 +97,10 @@ def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except _errors() as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, KeyError):
-            reason = f"there is no {reason}"
-        raise ValueError(f"{os.fspath(path)} cannot be read as a Keras model: {reason}") from error
+        missing = "there is no " if isinstance(error, KeyError) else ""
+        raise ValueError(
+            f"{os.fspath(path)} cannot be read as a Keras model: {missing}{reason(error)}"
+        ) from error
 
 
 def _errors() -> tuple[type[Exception], ...]:

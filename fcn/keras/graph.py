@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn.building import Builder, Tensor
+from fcn.building import Builder, Tensor, choose_output
 from fcn.graph import INPUT, Graph
 from fcn.keras.files import CONTAINERS, Place, Store, places
 from fcn.keras.layers import LAYERS, UNCHANGED, Config, Layer
@@ -47,12 +47,7 @@ def translate(
     size, channels = _input_shape(inside)
     builder = Builder(size, channels)
     results = Scope(builder, store).run(config, [Tensor(INPUT, channels, sole=False)])
-    names = list(results)
-    if output is None and len(names) > 1:
-        raise ValueError(f"the model has the outputs {names}; say which one with output=")
-    if output is not None and output not in results:
-        raise ValueError(f"the model has the outputs {names}, not {output!r}")
-    last = results[output if output is not None else names[0]]
+    last = results[choose_output(list(results), output)]
     return builder.graph(str(inside.get("name", "keras")), last)
 
 

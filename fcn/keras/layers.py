@@ -136,9 +136,13 @@ def _dense(layer: Layer, x: Tensor) -> Tensor:
     return replace(y, vector=x.vector or x.flat is not None)
 
 
-def _batch_norm(layer: Layer, x: Tensor) -> Tensor:
+def _of_channels(layer: Layer) -> None:
     if layer.get("axis", -1) not in (-1, 3, [3], [-1]):
         raise ValueError(f"axis={layer['axis']!r} is not supported; normalise the channels")
+
+
+def _batch_norm(layer: Layer, x: Tensor) -> Tensor:
+    _of_channels(layer)
     names = [
         name for name, there in (("gamma", layer["scale"]), ("beta", layer["center"])) if there
     ]
@@ -158,8 +162,7 @@ def _rescaling(layer: Layer, x: Tensor) -> Tensor:
 
 def _normalization(layer: Layer, x: Tensor) -> Tensor:
     layer.insist("use Rescaling", invert=False)
-    if layer.get("axis", -1) not in (-1, 3, [3], [-1]):
-        raise ValueError(f"axis={layer['axis']!r} is not supported; normalise the channels")
+    _of_channels(layer)
     mean, variance = layer.get("mean"), layer.get("variance")
     if mean is None:
         mean = layer.array(0, ("mean",), x.channels)

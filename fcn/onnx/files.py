@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from fcn._errors import reason
 from fcn._extras import require
-from fcn.building import Array, Builder, Tensor
+from fcn.building import Array, Builder, Tensor, choose_output
 from fcn.graph import INPUT, Model
 from fcn.onnx import constants
 from fcn.onnx.operators import OPERATORS, UNCHANGED, Call
@@ -31,9 +32,10 @@ def load(path: str | os.PathLike[str], output: str | None = None) -> Model:
     try:
         proto = onnx.load_model_from_string(data)
         return _Importer(onnx, proto).model(Path(path).name, output)
-    except (*_errors(),) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{os.fspath(path)} cannot be read as an ONNX model: {reason}") from error
+    except _errors() as error:
+        raise ValueError(
+            f"{os.fspath(path)} cannot be read as an ONNX model: {reason(error)}"
+        ) from error
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -56,8 +58,7 @@ class _Importer:
             raise ValueError(f"its opset is {versions}; {OPSETS[0]} to {OPSETS[1]} are known")
         self.opset = versions[0]
         self.constants: dict[str, Array] = {t.name: self._array(t) for t in graph.initializer}
-        (x,) = self._inputs()
-        self.input = x.name
+        x = self._input()
         n, size, channels = _image_shape(x)
         self.builder = Builder(size, channels)
         self.batch = n
@@ -70,20 +71,16 @@ class _Importer:
         for node in self.proto.graph.node:
             self._node(node)
         names = [value.name for value in self.proto.graph.output]
-        if output is None and len(names) > 1:
-            raise ValueError(f"the model has the outputs {names}; say which one with output=")
-        if output is not None and output not in names:
-            raise ValueError(f"the model has the outputs {names}, not {output!r}")
-        last = self.tensors[output or names[0]]
+        last = self.tensors[choose_output(names, output)]
         graph, weights = self.builder.graph(self.proto.graph.name or "onnx", last)
         return Model(graph, weights, {"source": name})
 
-    def _inputs(self) -> list[Any]:
+    def _input(self) -> Any:
         inputs = [v for v in self.proto.graph.input if v.name not in self.constants]
         if len(inputs) != 1:
             names = [v.name for v in inputs]
             raise ValueError(f"the model has the inputs {names}; only one is supported")
-        return inputs
+        return inputs[0]
 
     def _array(self, tensor: Any) -> Array:
         if tensor.data_location == self.onnx.TensorProto.EXTERNAL:
