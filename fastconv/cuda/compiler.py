@@ -1,0 +1,85 @@
+"""From a kernel's Python to machine code; it needs the `cuda` extra, but no driver and no GPU."""
+
+import functools
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import types
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from fastconv.cuda.kernels import Kernel
+
+Capability = tuple[Any, ...]  # (9, 0), or (9, 0, "a") for what only this architecture has
+LOCK = threading.Lock()
+
+
+@functools.cache
+def tool(name: str) -> str:
+    """Path of a program of the CUDA toolkit: the one of the wheels, or the one on the path.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    """
+    try:
+        import nvidia  # the folder that all of NVIDIA's wheels share
+    except ImportError:
+        roots = []
+    else:
+        roots = list(nvidia.__path__)
+    found = [p for root in roots if (p := Path(root, "cu13", "bin", name)).exists()]
+    path = str(found[0]) if found else shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is missing; pip install 'fastconv[cuda]'")
+    return path
+
+
+def architecture(capability: Capability) -> str:
+    """sm_90a from (9, 0, "a")."""
+    return "sm_" + "".join(map(str, capability))
+
+
+def to_ptx(kernel: Kernel, capability: Capability) -> str:
+    """PTX text of a kernel."""
+    from numba import cuda
+
+    # A kernel that calls another function asks the current device for its capability.
+    device = types.SimpleNamespace(compute_capability=capability[:2])
+    current = mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device)
+    with LOCK, current:
+        ptx, _ = cuda.compile(
+            kernel.function, kernel.signature, device=False, abi="numba", cc=capability,
+            launch_bounds=(kernel.threads, kernel.blocks),
+        )  # fmt: skip
+    return str(ptx)
+
+
+def entry(ptx: str) -> str:
+    """Name of the kernel in its PTX."""
+    found = re.search(r"\.visible \.entry (\w+)", ptx)
+    assert found is not None
+    return found[1]
+
+
+def assemble(ptx: str, capability: Capability) -> tuple[bytes, str]:
+    """Machine code, and what the assembler says about registers and memory.
+
+    Raises
+    ------
+    RuntimeError
+        The assembler refuses the code.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        source.write_text(ptx)
+        options = ["-v", "-O3", f"-arch={architecture(capability)}"]
+        command = [tool("ptxas"), *options, source, "-o", target]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
+        if done.returncode:
+            raise RuntimeError(f"ptxas refuses a kernel: {done.stderr}{done.stdout}")
+        return target.read_bytes(), done.stderr + done.stdout

@@ -1,0 +1,96 @@
+"""Programs: kernels to launch one after another, with all that they are given."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastconv.cuda.kernels import Kernel
+
+LARGEST = 2**31 - 1  # kernels count in 32 bits
+GRID_LIMITS = (2**31 - 1, 65535, 65535)  # blocks along x, y and z that CUDA starts
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One launch.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    grid : (int, int, int)
+        Blocks.
+    constants : dict
+        Parameters that are the same in every run: numbers, and arrays that stay on the device.
+    buffers : dict
+        The other parameters: their names, and those of the program's arrays.
+    """
+
+    kernel: Kernel
+    grid: tuple[int, int, int]
+    constants: dict[str, Any]
+    buffers: dict[str, str]
+
+    def __post_init__(self) -> None:
+        given = {*self.constants, *self.buffers}
+        if given != set(self.kernel.parameters):
+            wrong = sorted(given ^ set(self.kernel.parameters))
+            raise TypeError(f"{self.kernel.name}: parameters missing or unknown: {wrong}")
+
+    def arguments(self, find: Callable[[Any], Any]) -> list[Any]:
+        """Arguments in order; `find` gives what stands for an array or for a buffer's name."""
+        found = {name: find(buffer) for name, buffer in self.buffers.items()}
+        for name, value in self.constants.items():
+            found[name] = find(value) if isinstance(value, np.ndarray) else value
+        return [found[name] for name in self.kernel.parameters]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Steps from the arrays "x" and perhaps "add" to "out".
+
+    Attributes
+    ----------
+    between : dict
+        Name -> shape and dtype of each array that one step hands to the next.
+    packed : arrays of weights
+    work : int
+        Numbers read.
+    """
+
+    op: str
+    algorithm: str
+    steps: tuple[Step, ...]
+    between: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    packed: tuple[np.ndarray, ...] = ()
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel that does most of the work."""
+        return self.steps[0].kernel
+
+
+def check_sizes(op: str, *shapes: tuple[int, ...]) -> None:
+    """Raise ValueError for an array with more numbers than kernels can count."""
+    for shape in shapes:
+        if math.prod(shape) > LARGEST:
+            raise ValueError(
+                f"{op}: an array of shape {shape} has more than 2**31 - 1 numbers, which the CUDA "
+                f"kernels cannot count; use smaller batches"
+            )
+
+
+def grid(op: str, *blocks: int) -> tuple[int, int, int]:
+    """Numbers of blocks along x, y and z.
+
+    Raises
+    ------
+    ValueError
+        There are more than a launch can have.
+    """
+    x, y, z = (*blocks, *[1] * (3 - len(blocks)))
+    if any(n > limit for n, limit in zip((x, y, z), GRID_LIMITS, strict=True)):
+        raise ValueError(f"{op}: too many blocks for CUDA, {x} x {y} x {z}; use smaller arrays")
+    return x, y, z

@@ -1,0 +1,248 @@
+"""Runs CUDA kernels without a GPU: each variable is a vector of what the threads of a block hold.
+
+The Python function of a kernel is run once for each block, with `Block` in place of `numba.cuda`
+and its methods in place of the functions of `fastconv.cuda.ptx`, which they model as the PTX manual
+describes them. So a kernel may branch only where all threads of a block go the same way.
+
+What a GPU would not tell is an error here: an access outside of an array or at a misaligned
+address, an output that is written twice, and shared memory that one warp reads and another writes
+without a barrier between them.
+"""
+
+import types
+from collections import Counter
+
+import numba.cuda
+import numpy as np
+
+from fastconv.cuda import ptx
+
+F32 = np.float32
+NOBODY, SEVERAL = -1, -2
+ALIGNED = 16  # bytes: of arrays, as an allocator gives them
+
+
+class FaultError(AssertionError):
+    """What a kernel must not do."""
+
+
+class Block:
+    """One block of threads: what `numba.cuda` and `ptx` offer to a kernel."""
+
+    def __init__(self, index, threads, written, dynamic=0, late=True):
+        lanes = np.arange(threads, dtype=np.int32)
+        self.threads, self.late = threads, late
+        self.warps = lanes // 32
+        self.threadIdx = types.SimpleNamespace(x=lanes)
+        self.blockIdx = types.SimpleNamespace(**dict(zip("xyz", map(np.int32, index), strict=True)))
+        self.shared = types.SimpleNamespace(array=self._shared)
+        self.used = Counter()  # calls of each function
+        self._dynamic = dynamic
+        self._written = written
+        self._tiles = {}  # shared arrays: bytes' last writers and readers since the last barrier
+        self._open, self._groups = [], []  # asynchronous copies
+
+    def _shared(self, shape, dtype, alignment):
+        kind = np.dtype(str(dtype))
+        tile = np.full(shape or self._dynamic // kind.itemsize, np.nan).astype(kind)
+        self._tiles[id(tile)] = [np.full(tile.size, NOBODY, np.int16) for _ in range(2)], tile
+        return tile
+
+    def syncthreads(self):
+        for owners, _ in self._tiles.values():
+            for owner in owners:
+                owner[:] = NOBODY
+
+    # Accesses.
+
+    def _lanes(self, value, dtype=None):
+        return np.broadcast_to(np.asarray(value, dtype), (self.threads,))
+
+    def _where(self, array, index, count, on=True):
+        """Elements that the active lanes access, (lanes, count), and those lanes."""
+        on = np.flatnonzero(self._lanes(on))
+        first = self._lanes(index)[on].astype(np.int64)
+        if len(first) and (first.min() < 0 or first.max() + count > array.size):
+            raise FaultError(f"elements {first.min()} to {first.max() + count - 1} of {array.size}")
+        size = count * array.itemsize
+        if (first * array.itemsize % min(size, ALIGNED)).any():
+            raise FaultError(f"access of {size} bytes at a misaligned address")
+        return first[:, None] + np.arange(count), on
+
+    def _read(self, array, index, count, on=True):
+        where, lanes = self._where(array, index, count, on)
+        if id(array) in self._tiles:
+            self._race(array, where, lanes, writes=False)
+        values = np.zeros((self.threads, count), array.dtype)
+        values[lanes] = array[where]
+        return values
+
+    def _write(self, array, index, values, on=True):
+        where, lanes = self._where(array, index, values.shape[1], on)
+        if id(array) in self._tiles:
+            self._race(array, where, lanes, writes=True)
+        else:
+            taken = self._written.setdefault(id(array), np.zeros(array.size, bool))
+            if taken[where].any() or len(np.unique(where)) < where.size:
+                raise FaultError("an output is written twice")
+            taken[where] = True
+        array[where] = values[lanes]
+
+    def _race(self, array, where, lanes, writes):
+        (writer, reader), _ = self._tiles[id(array)]
+        warp = np.broadcast_to(self.warps[lanes][:, None], where.shape)
+        others = [writer, reader] if writes else [writer]
+        if any(((o[where] != NOBODY) & (o[where] != warp)).any() for o in others):
+            raise FaultError("race: two warps use the same shared memory without a barrier")
+        if writes:
+            writer[where] = warp
+        else:
+            before = reader[where]
+            reader[where] = np.where((before == NOBODY) | (before == warp), warp, SEVERAL)
+
+    # Memory.
+
+    def load1(self, array, index, predicate):
+        return _to_float(self._read(array, index, 1, predicate))[:, 0]
+
+    def load4(self, array, index, predicate):
+        return tuple(_to_float(self._read(array, index, 4, predicate)).T)
+
+    def load_entry(self, table, index):
+        return tuple(self._read(table, index, 4).T)
+
+    def load_int(self, table, index):
+        values = self._read(table, index, 1)[:, 0]
+        return values[0] if np.ndim(index) == 0 else values
+
+    def store1(self, array, index, value, predicate):
+        self._write(array, index, _from_float(self._lanes(value)[:, None], array), predicate)
+
+    def store4(self, array, index, values, predicate):
+        self._write(array, index, _from_float(self._stack(values), array), predicate)
+
+    def store_int(self, array, index, value, predicate):
+        self._write(array, index, self._lanes(value)[:, None].astype(array.dtype), predicate)
+
+    def load_shared(self, array, index):
+        return self._read(array, index, 1)[:, 0]
+
+    def load_shared4(self, array, index):
+        return tuple(self._read(array, index, 4).T)
+
+    def store_shared(self, array, index, value):
+        self._write(array, index, self._lanes(value)[:, None])
+
+    def store_shared4(self, array, index, values, predicate):
+        self._write(array, index, self._stack(values), predicate)
+
+    def _stack(self, values):
+        return np.stack([self._lanes(v) for v in values], axis=1)
+
+    # Arithmetic.
+
+    def udivmod(self, a, b):
+        return np.int32(a // b), np.int32(a % b)
+
+    def select(self, predicate, yes, no):
+        return np.where(predicate, yes, no)
+
+    def largest(self, a, b):
+        return np.maximum(a, b)
+
+    def smallest(self, a, b):
+        return np.minimum(a, b)
+
+    # Register tiles.
+
+    def zeros(self, count):
+        return tuple(np.zeros((count, self.threads), F32))
+
+    def fma_outer(self, sums, a, b):
+        products = np.stack(a)[:, None] * np.stack(b)[None]
+        return tuple(np.stack(sums) + products.reshape(-1, self.threads))
+
+    def unroll(self, count, body, state, *arguments):
+        for i in range(count):
+            state = body(i, state, *arguments)
+        return state
+
+
+def _to_float(values):
+    """Stored numbers as floats; uint16 holds bfloat16."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(F32)
+    return values.astype(F32)
+
+
+def _from_float(values, array):
+    values = np.ascontiguousarray(values, F32)
+    if array.dtype == np.uint16:
+        return bfloat16_bits(values)
+    with np.errstate(over="ignore"):
+        return values.astype(array.dtype)
+
+
+def bfloat16_bits(values):
+    """Round to nearest even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, F32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FFF, rounded).astype(np.uint16)
+
+
+FUNCTIONS = {
+    id(f): name for name, f in vars(ptx).items() if isinstance(f, numba.cuda.extending._Intrinsic)
+}
+
+
+def _bind(value, block, bound):
+    """A global or closed-over object of a kernel as the block's."""
+    if value is numba.cuda:
+        return block
+    if id(value) in FUNCTIONS:
+        return _counted(block, FUNCTIONS[id(value)])
+    function = getattr(value, "py_func", None)
+    return value if function is None else _copy(function, block, bound)
+
+
+def _counted(block, name):
+    method = getattr(block, name)
+
+    def call(*arguments):
+        block.used[name] += 1
+        return method(*arguments)
+
+    return call
+
+
+def _copy(function, block, bound):
+    """A function with the same code whose globals are the block's."""
+    if function not in bound:
+        cells = tuple(types.CellType() for _ in function.__closure__ or ())
+        names = {}
+        bound[function] = types.FunctionType(
+            function.__code__, names, function.__name__, function.__defaults__, cells
+        )
+        used = set(function.__code__.co_names)
+        for name, value in function.__globals__.items():
+            if name in used:
+                names[name] = _bind(value, block, bound)
+        names["__builtins__"] = __builtins__
+        for cell, original in zip(cells, function.__closure__ or (), strict=True):
+            cell.cell_contents = _bind(original.cell_contents, block, bound)
+    return bound[function]
+
+
+def launch(function, grid, threads, arguments, dynamic=0, late=True, block=Block):
+    """Run a kernel on flat arrays and numbers; how often each of the functions was called.
+
+    `late` says when asynchronous copies arrive: when they are waited for, or at once.
+    """
+    used, written = Counter(), {}
+    flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for z, y, x in np.ndindex(*grid[::-1]):
+            one = block((x, y, z), threads, written, dynamic, late)
+            _copy(function, one, {})(*flat)
+            used += one.used
+    return used

@@ -1,0 +1,52 @@
+"""Runs programs on simulated threads, from arrays to arrays."""
+
+import ml_dtypes
+import numpy as np
+
+from tests.fastconv.cuda import lanes
+
+DTYPES = {"bfloat16": ml_dtypes.bfloat16}
+
+
+def simulate(program, shape, dtype, used=None, block=lanes.Block, **inputs):
+    """What a program makes of its inputs "x" and "add"."""
+    arrays = {name: bits(np.ascontiguousarray(a)) for name, a in inputs.items()}
+    for name, (size, kind) in {**program.between, "out": (shape, dtype)}.items():
+        arrays[name] = poison(size, DTYPES.get(kind, kind))
+
+    def find(what):
+        return bits(what) if isinstance(what, np.ndarray) else arrays[what]
+
+    for step in program.steps:
+        arguments = [as_device(a) for a in step.arguments(find)]
+        calls = lanes.launch(
+            step.kernel.function,
+            step.grid,
+            step.kernel.threads,
+            arguments,
+            step.kernel.shared,
+            block=block,
+        )
+        if used is not None:
+            used += calls
+    return arrays["out"].view(DTYPES.get(dtype, dtype))
+
+
+def poison(shape, dtype):
+    """An array in which each number is one that no result has: NaN, or a large integer."""
+    kind = np.dtype(dtype)
+    if kind.kind in "iu":
+        return np.full(shape, np.iinfo(kind).max, kind)
+    return bits(np.full(shape, np.nan, kind))
+
+
+def bits(array):
+    """Bfloat16 as the kernels have it."""
+    return array.view(np.uint16) if array.dtype == DTYPES["bfloat16"] else array
+
+
+def as_device(value):
+    """Numbers of the width that kernels have."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.float32(value) if isinstance(value, float) else np.int32(value)
