@@ -63,6 +63,7 @@ from fastconv.bounds._rounding import (
     unit_roundoff,
 )  # fmt: skip
 from fastconv.bounds._sums import direct, operands, read, transposed
+from fastconv.bounds._tensor import TENSOR
 from fastconv.bounds._winograd import NAMES, supports, winograd
 from fastconv.dtypes import WORKING
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -97,6 +98,8 @@ def conv2d(
         Its ``dtype`` is the working precision. Its activation is a clamp, which changes nothing;
         `activation` goes on where it is none.
     algorithm : "direct", "winograd_f2", "winograd_f4" or "winograd_f6"
+        Or one of a GPU's tensor cores, "tf32", "tf32x3" or, of 16-bit operands, "tensor", for
+        which both kinds of bounds are the guaranteed one.
     add : array_like, shape ``spec.conv_out``, optional
         Added after the bias.
     kind : "guaranteed" or "probabilistic"
@@ -132,7 +135,9 @@ def conv2d(
     units, apart = _units(spec.dtype, lam)
     with np.errstate(over="ignore", invalid="ignore"):  # of squares, which are not used then
         for n, (image, more) in enumerate(zip(images, added, strict=True)):
-            if algorithm == "direct":
+            if row := TENSOR.get(algorithm):
+                y[n] = direct(image, w, b, more, spec, None, (row.unit, U64), own=row.operands)
+            elif algorithm == "direct":
                 y[n] = direct(image, w, b, more, spec, lam, units)
             else:
                 y[n] = winograd(image, w, b, more, spec, NAMES[algorithm], lam)
@@ -148,8 +153,9 @@ def conv2d(
 
 
 def conv2d_transpose(
-    x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: ConvTranspose2d, *,
-    add: ArrayLike | None = None, kind: str = "guaranteed", confidence: float = CONFIDENCE,
+    x: ArrayLike, w: ArrayLike, bias: ArrayLike | None, spec: ConvTranspose2d,
+    algorithm: str = "direct", *, add: ArrayLike | None = None, kind: str = "guaranteed",
+    confidence: float = CONFIDENCE,
 ) -> Array:  # fmt: skip
     """Bound for `fastconv.conv2d_transpose`, shape ``spec.out``.
 
@@ -164,6 +170,9 @@ def conv2d_transpose(
     y = np.zeros(spec.out)
     with np.errstate(over="ignore", invalid="ignore"):
         for n, (image, more) in enumerate(zip(images, added, strict=True)):
+            if row := TENSOR.get(algorithm):
+                y[n] = transposed(image, w, b, more, spec, None, (row.unit, U64), own=row.operands)
+                continue
             y[n] = transposed(image, w, b, more, spec, lam, units)
             if apart:
                 y[n] += transposed(image, w, b, more, spec, lam, (U64,), apart=True)

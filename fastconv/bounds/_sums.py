@@ -86,13 +86,16 @@ class Chain:
         own.dot(x, w)
         self.join(own, at)
 
-    def error(self, roundings: ArrayLike, units: tuple[float, ...], dtype: str) -> Array:
+    def error(
+        self, roundings: ArrayLike, units: tuple[float, ...], dtype: str, own: float = 0.0
+    ) -> Array:
         """Bound for computations in precisions of unit roundoffs `units` together.
 
-        Each product of each may lose half of the smallest number to underflow.
+        Each product of each may lose half of the smallest number to underflow. All products have a
+        relative error of at most `own` before they are added.
         """
         roundings = np.asarray(roundings)
-        relative = sum((gamma(roundings, u) for u in units), start=np.float64(0))
+        relative = sum((gamma(roundings, u) for u in units), start=np.float64(own))
         lost = roundings * smallest(dtype) * (len(units) / 2)
         bound = relative * self.magnitude + lost
         if self.lam is not None:
@@ -104,7 +107,7 @@ class Chain:
 
 def direct(
     image: Array, w: Array, bias: Array, add: Array | None, spec: Conv2d, lam: float | None,
-    units: tuple[float, ...], apart: bool = False,
+    units: tuple[float, ...], apart: bool = False, own: float = 0.0,
 ) -> Array:  # fmt: skip
     """Bound for one image: the bias, then row by row, column by column, channel by channel.
 
@@ -118,6 +121,8 @@ def direct(
         Unit roundoffs of the computations whose errors add up.
     apart : bool
         Each tap's channels are summed first, as in the reference.
+    own : float
+        Relative error of each product.
 
     Returns
     -------
@@ -138,13 +143,13 @@ def direct(
         if add is not None:
             last = split(add[rows], groups)
             chain.add(last, np.abs(last))
-        part[...] = join(chain.error(roundings, units, spec.dtype))
+        part[...] = join(chain.error(roundings, units, spec.dtype, own))
     return y
 
 
 def transposed(
     image: Array, w: Array, bias: Array, add: Array | None, spec: ConvTranspose2d,
-    lam: float | None, units: tuple[float, ...], apart: bool = False,
+    lam: float | None, units: tuple[float, ...], apart: bool = False, own: float = 0.0,
 ) -> Array:  # fmt: skip
     """As `direct`, shape ``spec.out[1:]``: the bias, then inputs in their order.
 
@@ -173,7 +178,7 @@ def transposed(
     if add is not None:
         last = split(add, groups)
         chain.add(last, np.abs(last), at=cropped)
-    error = chain.error(terms + 1 + (add is not None), units, spec.dtype)
+    error = chain.error(terms + 1 + (add is not None), units, spec.dtype, own)
     return join(error[cropped])
 
 

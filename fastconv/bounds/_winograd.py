@@ -30,6 +30,7 @@ import numpy as np
 
 from fastconv.bounds import _sums
 from fastconv.bounds._rounding import U64, Array, gamma, probable, smallest, unit_roundoff
+from fastconv.bounds._tensor import TENSOR
 from fastconv.cook_toom import TILES, Matrix, algorithm
 from fastconv.spec import Conv2d
 
@@ -45,7 +46,7 @@ def supports(spec: Conv2d, algorithm: str) -> str:
     ValueError
         There is no such algorithm.
     """
-    if algorithm == "direct":
+    if algorithm == "direct" or algorithm in TENSOR:
         return ""
     if algorithm not in NAMES:
         raise ValueError(f"bounds.conv2d: unknown algorithm {algorithm!r}")

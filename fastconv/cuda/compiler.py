@@ -78,7 +78,7 @@ def assemble(ptx: str, capability: Capability) -> tuple[bytes, str]:
         source, target = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(ptx)
         options = ["-v", "-O3", f"-arch={architecture(capability)}"]
-        command = [tool("ptxas"), *options, source, "-o", target]
+        command = [tool("ptxas"), *options, str(source), "-o", str(target)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
         if done.returncode:
             raise RuntimeError(f"ptxas refuses a kernel: {done.stderr}{done.stdout}")

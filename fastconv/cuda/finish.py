@@ -26,6 +26,8 @@ def activate4(v, add, bias, slope, low, high):
 @cuda.jit(device=True)
 def pixel(m, phase, positions, rows, cols, oh, ow, out_down, out_right):
     """Number of the output pixel of a position, and whether there is one."""
+    if out_down * out_right == 1:
+        return m, m < positions
     q, j = udivmod(m, cols)
     n, i = udivmod(q, rows)
     a, b = udivmod(phase, out_right)

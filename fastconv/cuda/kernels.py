@@ -8,7 +8,7 @@ from typing import Any
 
 from numba.cuda import types
 
-from fastconv.cuda import simt
+from fastconv.cuda import simt, tensor
 
 # What an array of numbers is to a kernel. Pointers to uint16 are to bfloat16 numbers.
 POINTERS = {
@@ -93,9 +93,35 @@ def _simt(dtype: str, columns: int, unit: int) -> Kernel:
     )  # fmt: skip
 
 
-KERNELS = tuple(
-    _simt(dtype, columns, unit)
-    for dtype in ("float32", "float16", "bfloat16")
-    for columns in (128, 32)
-    for unit in (4, 1)
-)
+def _tensor(algorithm: str, dtype: str, columns: int) -> Kernel:
+    kind = algorithm if dtype == "float32" else dtype
+    opcode = {
+        "tf32": "HMMA.1688.F32.TF32", "tf32x3": "HMMA.1688.F32.TF32",
+        "float16": "HMMA.16816.F32", "bfloat16": "HMMA.16816.F32.BF16",
+    }[kind]  # fmt: skip
+    products = (32 if columns == 128 else 16) * (3 if kind == "tf32x3" else 1)
+    return Kernel(
+        f"{algorithm}_{dtype}_{columns}", algorithm, dtype,
+        functools.partial(tensor.make, kind, columns), tensor.THREADS, 2, 128,
+        {opcode: products, "LDGSTS.E.BYPASS.128": 8, "LDSM": 4, "STG.E.": 1},
+        unit=tensor.UNIT[kind], part=tensor.part(kind), columns=columns,
+        shared=tensor.shared_bytes(kind, columns),
+    )  # fmt: skip
+
+
+KERNELS = (
+    *(
+        _simt(dtype, columns, unit)
+        for dtype in ("float32", "float16", "bfloat16")
+        for columns in (128, 32)
+        for unit in (4, 1)
+    ),
+    *(
+        _tensor(algorithm, dtype, columns)
+        for algorithm, dtype in (
+            ("tf32x3", "float32"), ("tf32", "float32"), ("tensor", "float16"),
+            ("tensor", "bfloat16"),
+        )
+        for columns in (128, 64)
+    ),
+)  # fmt: skip

@@ -20,7 +20,8 @@ from fastconv.shapes import Pair
 from fastconv.spec import Conv2d, ConvTranspose2d
 
 OUTSIDE = -(1 << 29)  # a row that no image has, nor two of them together
-COLUMNS = 4  # packed weights have a multiple of so many columns
+COLUMNS = 8  # packed weights have a multiple of so many columns: 16 bytes or more
+AHEAD = 4  # parts that kernels read ahead of what they need of a table
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +30,9 @@ class Product:
 
     Attributes
     ----------
-    table : (phases * depth / unit + part / unit, 4) int32
-        Row and column relative to a position's, offset of the number, nothing. Kernels read one
-        part ahead.
+    table : (entries, 4) int32
+        Of each phase in turn: row and column relative to a position's, offset of the number,
+        nothing.
     steps : (phases,) int32
         Number of parts of the depth that hold taps.
     weights : (phases, groups, depth, columns), dtype of the spec
@@ -84,7 +85,7 @@ def product(
     most = max(len(t) for t in taps) * inputs
     depth, columns = -(-most // part) * part, -(-outputs // COLUMNS) * COLUMNS
 
-    table = np.zeros(((len(taps) * depth + part) // unit, 4), np.int32)
+    table = np.zeros(((len(taps) * depth + AHEAD * part) // unit, 4), np.int32)
     table[:, 0] = OUTSIDE
     weights = np.zeros((len(taps), groups, depth, columns), w.dtype)
     first = np.arange(0, inputs, unit)

@@ -225,18 +225,33 @@ def store_shared(typing_context, array, index, value):
     return types.void(array, types.int32, types.float32), generate
 
 
+def _store_vector(context, builder, array_type, array, index, values, count):
+    kind = ir.VectorType(F32, count)
+    where = _in_shared(context, builder, array_type, array, index, kind)
+    vector = ir.Constant(kind, ir.Undefined)
+    for i, value in enumerate(_unpack(builder, values, count)):
+        vector = builder.insert_element(vector, value, I32(i))
+    builder.store(vector, where, align=4 * count)
+
+
+@intrinsic
+def store_shared2(typing_context, array, index, values):
+    """Two floats to shared memory, 8-byte aligned."""
+
+    def generate(context, builder, signature, operands):
+        _store_vector(context, builder, signature.args[0], *operands, 2)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int32, values), generate
+
+
 @intrinsic
 def store_shared4(typing_context, array, index, values, predicate):
     """Four floats to shared memory, 16-byte aligned."""
 
     def generate(context, builder, signature, operands):
-        kind = ir.VectorType(F32, 4)
-        where = _in_shared(context, builder, signature.args[0], *operands[:2], kind)
-        vector = ir.Constant(kind, ir.Undefined)
-        for i, value in enumerate(_unpack(builder, operands[2], 4)):
-            vector = builder.insert_element(vector, value, I32(i))
         with builder.if_then(operands[3]):
-            builder.store(vector, where, align=16)
+            _store_vector(context, builder, signature.args[0], *operands[:3], 4)
         return context.get_dummy_value()
 
     return types.void(array, types.int32, values, types.boolean), generate
@@ -338,3 +353,144 @@ def unroll(typing_context, count, body, state, *arguments):
         return now
 
     return state(count, body, state, given), generate
+
+
+# Asynchronous copies to shared memory, whose elements are words of 4 bytes, whatever is in them.
+
+
+@intrinsic
+def copy16(typing_context, shared, to, array, index, predicate):
+    """Start to copy 16 bytes from global memory, or to write 16 zero bytes."""
+
+    def generate(context, builder, signature, operands):
+        types_ = signature.args
+        target = _address(context, builder, types_[0], *operands[:2], SHARED_SPACE)
+        source = _address(context, builder, types_[2], *operands[2:4], GLOBAL_SPACE)
+        count = builder.select(operands[4], I32(16), I32(0))
+        text = "cp.async.cg.shared.global [$0], [$1], 16, $2;"
+        _asm(builder, VOID, text, "r,l,r,~{memory}", [target, source, count])
+        return context.get_dummy_value()
+
+    return types.void(shared, types.int32, array, types.int32, types.boolean), generate
+
+
+@intrinsic
+def close_group(typing_context):
+    """Make a group of the copies started since the last one."""
+
+    def generate(context, builder, signature, operands):
+        _asm(builder, VOID, "cp.async.commit_group;", "~{memory}", [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@literal
+def wait_groups(typing_context, newest):
+    """Wait for all groups but the `newest` ones, of this thread's."""
+
+    def generate(context, builder, signature, operands):
+        text = f"cp.async.wait_group {newest.literal_value};"
+        _asm(builder, VOID, text, "~{memory}", [])
+        return context.get_dummy_value()
+
+    return types.void(newest), generate
+
+
+# Tensor cores. Fragments are words as the threads of a warp hold them.
+
+
+def _matrices(transposed):
+    @intrinsic
+    def matrices(typing_context, shared, index):
+        result = types.UniTuple(types.uint32, 4)
+
+        def generate(context, builder, signature, operands):
+            where = _address(context, builder, signature.args[0], *operands, SHARED_SPACE)
+            form = "x4.trans" if transposed else "x4"
+            text = f"ldmatrix.sync.aligned.m8n8.{form}.shared.b16 {_names(0, 4)}, [$4];"
+            constraints = "=r,=r,=r,=r,r,~{memory}"
+            got = _asm(builder, _struct(I32, 4), text, constraints, [where])
+            return _pack(context, builder, result, _unpack(builder, got, 4))
+
+        return result(shared, types.int32), generate
+
+    return matrices
+
+
+# Four 8x8 matrices of 16-bit numbers, whose rows begin where the lanes say, 8 lanes a matrix.
+matrices, matrices_transposed = _matrices(False), _matrices(True)
+
+
+def _multiply(shape, kind):
+    @intrinsic
+    def multiply(typing_context, sums, a, b):
+        down, across = a.count // 4, b.count // 2
+        text = (
+            f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 "
+            f"{_names(0, 4)}, {_names(4, 4)}, {_names(8, 2)}, {_names(10, 4)};"
+        )
+        constraints = ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4)
+
+        def generate(context, builder, signature, operands):
+            c, left, right = (
+                _unpack(builder, v, t.count) for v, t in zip(operands, signature.args, strict=True)
+            )
+            for i in range(down):
+                # There and back again: the next product has one operand of the last.
+                for j in range(across) if i % 2 == 0 else reversed(range(across)):
+                    at = 4 * (i * across + j)
+                    words = [*left[4 * i : 4 * i + 4], *right[2 * j : 2 * j + 2], *c[at : at + 4]]
+                    got = _asm(builder, _struct(F32, 4), text, constraints, words, False)
+                    c[at : at + 4] = _unpack(builder, got, 4)
+            return _pack(context, builder, sums, c)
+
+        return sums(sums, a, b), generate
+
+    return multiply
+
+
+# (sums, a, b): 4 sums of each pair of 4 words of a and 2 of b are increased by their product, which
+# is 16 x 8 numbers, of 8 or 16 of the depth.
+multiply_tf32 = _multiply("m16n8k8", "tf32")
+multiply_f16 = _multiply("m16n8k16", "f16")
+multiply_bf16 = _multiply("m16n8k16", "bf16")
+
+TF32_HALF, TF32_MASK = 0x1000, 0xFFFFE000  # of its last place; its 19 bits
+
+
+def _word(builder, value):
+    return builder.bitcast(value, I32) if value.type == F32 else value
+
+
+@intrinsic
+def round_tf32(typing_context, numbers):
+    """Words of numbers that are rounded to TF32, halves away from zero."""
+    result = types.UniTuple(types.uint32, numbers.count)
+
+    def generate(context, builder, signature, operands):
+        words = [_word(builder, v) for v in _unpack(builder, operands[0], numbers.count)]
+        rounded = [builder.add(w, I32(TF32_HALF)) for w in words]  # the cores drop other bits
+        return _pack(context, builder, result, rounded)
+
+    return result(numbers), generate
+
+
+@intrinsic
+def split_tf32(typing_context, numbers):
+    """Each number as a rounded one and the rest, in words."""
+    half = types.UniTuple(types.uint32, numbers.count)
+    result = types.Tuple((half, half))
+
+    def generate(context, builder, signature, operands):
+        high, low = [], []
+        for value in _unpack(builder, operands[0], numbers.count):
+            word = _word(builder, value)
+            rounded = builder.and_(builder.add(word, I32(TF32_HALF)), I32(TF32_MASK))
+            rest = builder.fsub(builder.bitcast(word, F32), builder.bitcast(rounded, F32))
+            high.append(rounded)
+            low.append(builder.bitcast(rest, I32))
+        both = (_pack(context, builder, half, words) for words in (high, low))
+        return context.make_tuple(builder, result, list(both))
+
+    return result(numbers), generate

@@ -111,17 +111,19 @@ def make(columns, unit):
         entry = int32(phase * (depth >> 2) + quad)
         to_a = int32(quad * 4 * LINE + (t >> 1))
 
-        b_row, b_column = int32(t // chunks), int32((t % chunks) * 4)
+        b_row, b_column = udivmod(t, int32(chunks))
+        b_column = int32(b_column * 4)
         b_on = (t < PART * chunks) & (int32(column + b_column) < packed)
         from_b = int32(((phase * groups + group) * depth + b_row) * packed + column + b_column)
         to_b = int32(a_size + b_row * columns + b_column)
 
-        ty, tx = int32((t // across) * 4), int32((t % across) * 4)
+        ty, tx = udivmod(t, int32(across))
+        ty, tx = int32(ty * 4), int32(tx * 4)
         total = zeros(sums)
         count = load_int(steps, phase)
-        half = int32(0)
-        for step in range(-1, count):
-            more = step + 1 < count
+        half, step = int32(0), int32(-1)
+        while step < count:
+            more = int32(step + 1) < count
             a = gather(x, base, row, col, table, entry, height, width, more)
             b = load4(w, from_b, b_on & more)
             entry = int32(entry + 2)
@@ -137,6 +139,7 @@ def make(columns, unit):
             store_shared(shared, int32(half + to_a + 3 * LINE), a[3])
             store_shared4(shared, int32(half + to_b), b, t < PART * chunks)
             cuda.syncthreads()
+            step = int32(step + 1)
 
         channel = int32(column + tx)
         at = int32(group * packed + channel)

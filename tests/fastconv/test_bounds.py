@@ -358,3 +358,20 @@ def test_empty_rows(algorithm):
     spec = Conv2d((1, 0, 5, 2), (3, 3, 2, 4), pad=((0, 0), (1, 1)))
     bound = bounds.conv2d(np.zeros(spec.x), np.zeros(spec.w), None, spec, algorithm)
     assert bound.shape == spec.out == (1, 0, 5, 4)
+
+
+@pytest.mark.parametrize(
+    "name, x, computed, share",
+    [
+        ("tf32", 1 + 2.0**-11, (1 + 2.0**-10) ** 2, 0.99),  # both operands are rounded up
+        # The rest of 12 bits is cut to 11, and its square left out.
+        ("tf32x3", 1 + 2.0**-11 - 2.0**-23, 1 + 2 * (2.0**-11 - 2.0**-22), 0.2),
+    ],
+)
+def test_tensor_cores_reach_a_part_of_their_bound(name, x, computed, share):
+    operand = np.full((1, 1, 1, 1), x, np.float32)
+    assert operand == x
+    spec, transposed = (of((1, 1, 1, 1), (1, 1, 1, 1)) for of in (Conv2d, ConvTranspose2d))
+    bound = bounds.conv2d(operand, operand, None, spec, name).item()
+    assert share * bound < abs(computed - x * x) <= bound
+    assert bounds.conv2d_transpose(operand, operand, None, transposed, name).item() == bound

@@ -6,9 +6,10 @@ describes them. So a kernel may branch only where all threads of a block go the 
 
 What a GPU would not tell is an error here: an access outside of an array or at a misaligned
 address, an output that is written twice, and shared memory that one warp reads and another writes
-without a barrier between them.
+without a barrier between them. So are accesses of shared memory that meet in a bank, which is slow.
 """
 
+import functools
 import types
 from collections import Counter
 
@@ -89,6 +90,8 @@ class Block:
         array[where] = values[lanes]
 
     def _race(self, array, where, lanes, writes):
+        if meeting(where[:, 0].tobytes(), where.shape[1]) > 1:
+            raise FaultError("accesses of shared memory meet in a bank")
         (writer, reader), _ = self._tiles[id(array)]
         warp = np.broadcast_to(self.warps[lanes][:, None], where.shape)
         others = [writer, reader] if writes else [writer]
@@ -133,11 +136,96 @@ class Block:
     def store_shared(self, array, index, value):
         self._write(array, index, self._lanes(value)[:, None])
 
+    def store_shared2(self, array, index, values):
+        self._write(array, index, self._stack(values))
+
     def store_shared4(self, array, index, values, predicate):
         self._write(array, index, self._stack(values), predicate)
 
     def _stack(self, values):
         return np.stack([self._lanes(v) for v in values], axis=1)
+
+    # Asynchronous copies and tensor cores. Words are what shared memory holds, whatever they mean.
+
+    def copy16(self, shared, to, array, index, predicate):
+        count = 16 // array.itemsize
+        where, lanes = self._where(shared, to, 4)
+        self._race(shared, where, lanes, writes=True)
+        values = self._read(array, index, count, predicate)
+        copy = shared, where, np.ascontiguousarray(values).view(F32)
+        if self.late:
+            self._open.append(copy)
+        else:
+            shared[where] = copy[2]
+
+    def close_group(self):
+        self._groups.append(self._open)
+        self._open = []
+
+    def wait_groups(self, newest):
+        while len(self._groups) > newest:
+            for shared, where, values in self._groups.pop(0):
+                shared[where] = values
+
+    def matrices(self, shared, index):
+        return self._matrices(shared, index, (0, 1, 2, 3))
+
+    def matrices_transposed(self, shared, index):
+        return self._matrices(shared, index, (0, 1, 3, 2))
+
+    def _matrices(self, shared, index, axes):
+        rows = np.ascontiguousarray(self._read(shared, index, 4)).view(np.uint16)
+        matrices = rows.reshape(-1, 4, 8, 8).transpose(axes)  # of each warp, 4 of 8 rows
+        words = np.ascontiguousarray(matrices).view(np.uint32)  # lane 4 * row + word
+        return tuple(words.reshape(-1, 4, 32).transpose(1, 0, 2).reshape(4, -1))
+
+    def multiply_tf32(self, sums, a, b):
+        return self._multiply(
+            sums, a, b, lambda w: (w & np.uint32(0xFFFFE000)).view(F32)[..., None]
+        )
+
+    def multiply_f16(self, sums, a, b):
+        return self._multiply(sums, a, b, lambda w: _halves(w).view(np.float16).astype(F32))
+
+    def multiply_bf16(self, sums, a, b):
+        return self._multiply(sums, a, b, lambda w: _to_float(_halves(w)))
+
+    def _multiply(self, sums, a, b, numbers):
+        """Fragments of 16 x d, d x 8 and 16 x 8 numbers, where lane 4 g + t holds, of
+
+        a: rows g and g + 8 of words t, then both of words t + 4; b: words t and t + 4 of column g;
+        c: row g of columns 2 t and 2 t + 1, then row g + 8.
+        """
+        left = numbers(self._fragments(a, 4)).reshape(
+            len(a) // 4, 2, 2, -1, 8, 4, numbers(a[0]).shape[-1]
+        )
+        # tile, half of depth, half of rows, warp, g, t, number -> tile, warp, row, depth
+        left = left.transpose(0, 3, 2, 4, 1, 5, 6).reshape(len(a) // 4, left.shape[3], 16, -1)
+        right = numbers(self._fragments(b, 2)).reshape(
+            len(b) // 2, 2, -1, 8, 4, numbers(b[0]).shape[-1]
+        )
+        right = right.transpose(0, 2, 1, 4, 5, 3).reshape(len(b) // 2, right.shape[2], -1, 8)
+        made = left[:, None].astype(np.float64) @ right[None]  # down, across, warp, 16, 8
+        made = made.reshape(*made.shape[:3], 2, 8, 4, 2).transpose(0, 1, 3, 6, 2, 4, 5)
+        return tuple((np.stack(sums) + made.reshape(len(sums), -1)).astype(F32))
+
+    def _fragments(self, words, count):
+        return (
+            np.stack([self._lanes(w) for w in words])
+            .view(np.uint32)
+            .reshape(-1, count, self.threads)
+        )
+
+    def round_tf32(self, numbers):
+        return tuple(_words(v) + np.uint32(0x1000) for v in numbers)
+
+    def split_tf32(self, numbers):
+        words = [_words(v) for v in numbers]
+        high = tuple((w + np.uint32(0x1000)) & np.uint32(0xFFFFE000) for w in words)
+        low = tuple(
+            (w.view(F32) - h.view(F32)).view(np.uint32) for w, h in zip(words, high, strict=True)
+        )
+        return high, low
 
     # Arithmetic.
 
@@ -166,6 +254,25 @@ class Block:
         for i in range(count):
             state = body(i, state, *arguments)
         return state
+
+
+@functools.cache
+def meeting(words, count):
+    """Most accesses in a bank: the lanes, each of `count` words, that take 32 words together."""
+    words, together, most = np.frombuffer(words, np.int64), 32 // count, 1
+    for first in range(0, len(words), together):
+        different = np.unique(words[first : first + together]) // count
+        most = max(most, np.bincount(different % together).max())
+    return most
+
+
+def _words(values):
+    return np.ascontiguousarray(values).view(np.uint32)
+
+
+def _halves(words):
+    """The two 16-bit numbers of each word, the low one first, on a new last axis."""
+    return np.ascontiguousarray(words)[..., None].view(np.uint16)
 
 
 def _to_float(values):

@@ -8,7 +8,7 @@ from tests.fastconv.cuda import lanes
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
 
 
-def simulate(program, shape, dtype, used=None, block=lanes.Block, **inputs):
+def simulate(program, shape, dtype, used=None, block=lanes.Block, late=True, **inputs):
     """What a program makes of its inputs "x" and "add"."""
     arrays = {name: bits(np.ascontiguousarray(a)) for name, a in inputs.items()}
     for name, (size, kind) in {**program.between, "out": (shape, dtype)}.items():
@@ -19,16 +19,12 @@ def simulate(program, shape, dtype, used=None, block=lanes.Block, **inputs):
 
     for step in program.steps:
         arguments = [as_device(a) for a in step.arguments(find)]
+        kernel = step.kernel
         calls = lanes.launch(
-            step.kernel.function,
-            step.grid,
-            step.kernel.threads,
-            arguments,
-            step.kernel.shared,
-            block=block,
+            kernel.function, step.grid, kernel.threads, arguments, kernel.shared, late, block
         )
         if used is not None:
-            used += calls
+            used.update(calls)
     return arrays["out"].view(DTYPES.get(dtype, dtype))
 
 

@@ -14,18 +14,20 @@ from tests.fastconv.cuda import lanes
 from tests.fastconv.cuda.simulation import DTYPES, simulate
 from tests.helpers import assert_within, normals
 
-PRODUCTS = [k for k in KERNELS if k.algorithm == "direct"]
 PAD = ((1, 1), (1, 1))
 CASES = {
     "3x3": Conv2d((1, 9, 13, 8), (3, 3, 8, 20), pad=PAD),
     "first layer": Conv2d((1, 12, 11, 3), (3, 3, 3, 33), (2, 2), PAD, activation="relu"),
     "1x1": Conv2d((2, 7, 5, 12), (1, 1, 12, 140), add=True, activation="relu6"),
     "dilated": Conv2d((1, 11, 12, 4), (3, 2, 4, 6), (1, 2), ((2, 1), (0, 3)), (3, 2)),
+    "deep": Conv2d((2, 7, 12, 40), (2, 3, 40, 136), (2, 1), PAD, activation="relu", add=True),
+    "two groups": Conv2d((1, 13, 11, 48), (3, 1, 24, 36), (1, 2), PAD, groups=2),
     "grouped": Conv2d((1, 6, 7, 12), (3, 3, 4, 15), pad=PAD, groups=3, activation="leaky_relu"),
     "odd groups": Conv2d((1, 6, 7, 9), (2, 3, 3, 6), groups=3, add=True),
     "one of all": Conv2d((1, 5, 6, 1), (4, 1, 1, 1), pad=((0, 3), (0, 0))),
     "no channels": Conv2d((1, 4, 5, 0), (3, 3, 0, 5), pad=PAD),
     "transposed": ConvTranspose2d((1, 6, 5, 8), (4, 4, 21, 8), (2, 2), PAD, add=True),
+    "wide steps": ConvTranspose2d((1, 3, 3, 16), (7, 5, 70, 16), (4, 3), ((1, 2), (0, 1))),
     "3x3 by 2": ConvTranspose2d((2, 4, 5, 5), (3, 3, 4, 5), (2, 2), ((0, 1), (1, 0))),
     "apart": ConvTranspose2d((1, 4, 3, 4), (2, 1, 8, 4), (3, 2), ((0, -1), (0, -1))),
     "t. dilated": ConvTranspose2d((1, 4, 5, 6), (3, 2, 2, 6), (2, 3), dilation=(3, 2), groups=3),
@@ -36,21 +38,21 @@ def random(shape, seed, dtype):
     return normals(shape, seed).astype(DTYPES.get(dtype, dtype))
 
 
-def check(spec, kernel, block=lanes.Block):
+def check(spec, kernel, block=lanes.Block, late=True):
     """A kernel's result, simulated, is within the bound; gives how often it called what."""
     x, w, add = (random(s, i, spec.dtype) for i, s in enumerate((spec.x, spec.w, spec.out)))
     bias = random(spec.out[3], 4, spec.dtype)
     inputs = {"x": x, "add": add} if spec.add else {"x": x}
     program = convolution.plan(spec, w, bias, None, kernel)
     used = Counter()
-    y = simulate(program, spec.out, spec.dtype, used, block, **inputs)
+    y = simulate(program, spec.out, spec.dtype, used, block, late, **inputs)
 
     working = dataclasses.replace(spec, dtype="float32")
     op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
     operands = [a.astype(np.float32) for a in (x, w, bias)]
     add = add.astype(np.float32) if spec.add else None
     expected = getattr(reference, op)(*operands, working, add)
-    bound = getattr(bounds, op)(*operands, working, add=add)
+    bound = getattr(bounds, op)(*operands, working, kernel.algorithm, add=add)
     bound = bounds.activation(spec.activation, expected, bound, "float32", spec.alpha)
     if spec.dtype != "float32":
         bound = bounds.rounded_to(spec.dtype, np.abs(expected), bound)
@@ -60,16 +62,13 @@ def check(spec, kernel, block=lanes.Block):
 
 @pytest.mark.parametrize(
     "kernel, name",
-    [
-        (k, name)
-        for k in PRODUCTS
-        for name, s in CASES.items()
-        if (s.x[3] // s.groups) % k.unit == 0
-    ],
+    [(k, name) for k in KERNELS for name, s in CASES.items() if (s.x[3] // s.groups) % k.unit == 0],
     ids=lambda p: p if isinstance(p, str) else p.name,
 )
 def test_within_the_bound(kernel, name):
-    check(dataclasses.replace(CASES[name], dtype=kernel.dtype), kernel)
+    spec = dataclasses.replace(CASES[name], dtype=kernel.dtype)
+    for late in (True, False) if kernel.shared else (True,):
+        check(spec, kernel, late=late)
 
 
 def _ignores_predicates(name, operand):
@@ -102,25 +101,49 @@ class RoundsOperands(lanes.Block):
         return super().fma_outer(sums, [v.astype(np.float16).astype(np.float32) for v in a], b)
 
 
+class NeverWaits(lanes.Block):
+    def wait_groups(self, newest):
+        pass
+
+
+class WaitsForOneLess(lanes.Block):
+    def wait_groups(self, newest):
+        super().wait_groups(newest + 1)
+
+
+class SwapsMatrices(lanes.Block):
+    def matrices(self, shared, index):
+        first, second, third, fourth = super().matrices(shared, index)
+        return first, third, second, fourth
+
+
+class ForgetsTheRest(lanes.Block):
+    def split_tf32(self, numbers):
+        high, low = super().split_tf32(numbers)
+        return high, [0 * w for w in low]
+
+
 FAULTS = [
-    NoBarrier,
-    Transposed,
-    ForgetsAStep,
-    RoundsOperands,
-    *(_ignores_predicates(name, 2) for name in ("load1", "load4")),
-    *(_ignores_predicates(name, 3) for name in ("store1", "store4")),
-    _ignores_predicates("select", 0),
+    *((fault, "direct") for fault in (NoBarrier, Transposed, ForgetsAStep, RoundsOperands)),
+    *((_ignores_predicates(name, 2), "direct") for name in ("load1", "load4")),
+    *((_ignores_predicates(name, 3), "direct") for name in ("store1", "store4")),
+    (_ignores_predicates("select", 0), "direct"),
+    *((fault, "tf32x3") for fault in (NoBarrier, NeverWaits, WaitsForOneLess, SwapsMatrices)),
+    *((fault, "tf32x3") for fault in (ForgetsAStep, ForgetsTheRest)),
+    *((_ignores_predicates(name, 4), "tf32x3") for name in ("copy16",)),
+    *((_ignores_predicates(name, 3), "tf32x3") for name in ("store1", "store4")),
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__)
-def test_the_simulator_finds_faults(fault):
+@pytest.mark.parametrize("fault, algorithm", FAULTS, ids=lambda f: getattr(f, "__name__", f))
+def test_the_simulator_finds_faults(fault, algorithm):
     found = []
-    for name in ("3x3", "first layer", "odd groups", "one of all"):
-        try:
-            check(CASES[name], convolution.choose(CASES[name], "direct"), fault)
-        except AssertionError as error:
-            found.append(error)
+    for name, spec in CASES.items():
+        if algorithm == "direct" or (spec.x[3] // spec.groups) % 4 == 0:
+            try:
+                check(spec, convolution.choose(spec, algorithm), fault)
+            except AssertionError as error:
+                found.append((name, error))
     assert found
 
 
