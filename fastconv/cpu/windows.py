@@ -9,11 +9,10 @@ then the columns of that one. A pool over the whole image is two, so that thread
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from fastconv import shapes
+from fastconv.axes import Axis, axes, make_axis
 from fastconv.cpu.channelwise import label_dtype
 from fastconv.cpu.intrinsics import atomic_add, call, load_int, store_int
 from fastconv.cpu.job import Job, between, scratch
@@ -25,81 +24,6 @@ from fastconv.spec import Pool2d, Resize2d
 
 STRIP_BYTES = 16 << 10  # of L1, for a combined row
 PARTS, WHOLE = 16, 1 << 16  # of an image that is pooled as a whole, if it has so many numbers
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Taps of all outputs along one axis: output i has ``taps[starts[i]:starts[i + 1]]``."""
-
-    starts: np.ndarray  # int64, outputs + 1
-    taps: np.ndarray  # int64, input positions
-    weights: np.ndarray  # float64, one a tap
-    divisors: np.ndarray  # float64, one an output
-
-    @property
-    def uniform(self) -> int:
-        """Number of taps of every output; 0 if they differ."""
-        counts = np.unique(np.diff(self.starts))
-        return int(counts[0]) if len(counts) == 1 else 0
-
-
-def _axis(positions: np.ndarray, weights: np.ndarray, size: int, divisors: np.ndarray) -> Axis:
-    """From [outputs, taps] tables; taps outside ``0 ... size - 1`` are left out."""
-    inside = (positions >= 0) & (positions < size)
-    starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))]).astype(np.int64)
-    return Axis(starts, positions[inside].astype(np.int64), weights[inside], divisors)
-
-
-def pool_axis(
-    size: int, out: int, kernel: int, stride: int, pad: tuple[int, int], dilation: int,
-    include_pad: bool, repeat: bool,
-) -> Axis:  # fmt: skip
-    """Windows of a pool. `include_pad`: divide by the taps in the padded axis, not in the image.
-
-    `repeat`: a tap outside is replaced by the nearest one inside, which leaves a maximum as it is,
-    so that all windows have as many taps.
-    """
-    positions = np.arange(out)[:, None] * stride - pad[0] + np.arange(kernel) * dilation
-    real = (positions >= 0) & (positions < size)
-    padded = positions < size + pad[1]
-    divisors = (padded if include_pad else real).sum(axis=1).astype(float)
-    if repeat:
-        first, last = real.argmax(axis=1), kernel - 1 - real[:, ::-1].argmax(axis=1)
-        nearest = np.clip(np.arange(kernel), first[:, None], last[:, None])
-        positions = np.take_along_axis(positions, nearest, axis=1)
-    return _axis(positions, np.ones(positions.shape), size, divisors)
-
-
-def resize_axis(size: int, out: int, method: str, coordinates: str) -> Axis:
-    """Taps and weights of one resized axis; `fastconv.resize2d` states the formulas."""
-    i = np.arange(out)
-    ones = np.ones(out)
-    if method == "nearest":
-        nearest = [shapes.nearest_source(int(k), size, out, coordinates) for k in i]
-        return _axis(np.array(nearest)[:, None], ones[:, None], size, ones)
-    above, below = shapes.resize_source(i, size, out, coordinates)
-    low, t = above // below, (above % below) / below
-    if method == "bilinear":
-        positions = np.clip(np.stack([low, low + 1], axis=1), 0, size - 1)
-        return _axis(positions, np.stack([1 - t, t], axis=1), size, ones)
-    half_pixel = coordinates == "half_pixel"
-    a = -0.5 if half_pixel else -0.75
-    positions = low[:, None] + np.arange(-1, 3)
-    weights = _cubic(t[:, None] - np.arange(-1, 3), a)
-    if half_pixel:  # taps outside do not count, and the others make up for them
-        weights = np.where((positions >= 0) & (positions < size), weights, 0.0)
-        weights /= weights.sum(axis=1, keepdims=True)
-    else:
-        positions = np.clip(positions, 0, size - 1)
-    return _axis(positions, weights, size, ones)
-
-
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys 1981, "Cubic convolution interpolation for digital image processing"."""
-    d = np.abs(distance)
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
 
 
 def windows(thread, counter, x, out, scratch, add, scratch_bytes, down, across, labels, label_item,
@@ -163,21 +87,6 @@ def windows_argmax(thread, counter, x, out, scratch, add, kernel, images, h, w, 
 
 
 JOB, ARGMAX_JOB = Job(windows), Job(windows_argmax)
-
-
-def axes(spec: Pool2d | Resize2d, repeat: bool) -> tuple[Axis, Axis]:
-    """Vertical and horizontal taps."""
-    sizes = list(zip(spec.x[1:3], spec.out[1:3], strict=True))
-    if isinstance(spec, Resize2d):
-        down, across = (resize_axis(*both, spec.method, spec.coordinates) for both in sizes)
-    else:
-        down, across = (
-            pool_axis(size, out, kernel, stride, pad, dilation, spec.count_include_pad, repeat)
-            for (size, out), kernel, stride, pad, dilation in zip(
-                sizes, spec.size, spec.stride, spec.pad, spec.dilation, strict=True
-            )
-        )
-    return down, across
 
 
 class Windows:
@@ -298,10 +207,10 @@ class WholePool:
         part = -(-pixels // PARTS)
         positions = np.arange(-(-pixels // part) * part).reshape(-1, part)
         ones = np.ones(len(positions))
-        parts = _axis(positions, np.ones(positions.shape), pixels, ones)
+        parts = make_axis(positions, np.ones(positions.shape), pixels, ones)
         all_parts = np.arange(len(positions))[None]
-        whole = _axis(all_parts, np.ones(all_parts.shape), len(positions), np.array([pixels]))
-        one = _axis(np.zeros((1, 1)), np.ones((1, 1)), 1, np.ones(1))
+        whole = make_axis(all_parts, np.ones(all_parts.shape), len(positions), np.array([pixels]))
+        one = make_axis(np.zeros((1, 1)), np.ones((1, 1)), 1, np.ones(1))
         first, second = ("max", "max") if spec.kind == "max" else ("sum", "mean")
         self._between = (n, len(positions), 1, c), np.dtype(wide)
         self._first = Windows(first, (n, pixels, 1, c), parts, one, spec.dtype, wide)

@@ -14,6 +14,7 @@ from unittest import mock
 from fastconv.cuda.kernels import Kernel
 
 Capability = tuple[Any, ...]  # (9, 0), or (9, 0, "a") for what only this architecture has
+LEAST = (8, 0)  # asynchronous copies, bfloat16, and maxima that keep NaN
 LOCK = threading.Lock()
 
 
@@ -44,16 +45,17 @@ def architecture(capability: Capability) -> str:
     return "sm_" + "".join(map(str, capability))
 
 
-def to_ptx(kernel: Kernel, capability: Capability) -> str:
-    """PTX text of a kernel."""
+@functools.cache
+def to_ptx(kernel: Kernel) -> str:
+    """PTX text of a kernel, which the assembler makes code of for any GPU from `LEAST` on."""
     from numba import cuda
 
     # A kernel that calls another function asks the current device for its capability.
-    device = types.SimpleNamespace(compute_capability=capability[:2])
+    device = types.SimpleNamespace(compute_capability=LEAST)
     current = mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device)
     with LOCK, current:
         ptx, _ = cuda.compile(
-            kernel.function, kernel.signature, device=False, abi="numba", cc=capability,
+            kernel.function, kernel.signature, device=False, abi="numba", cc=LEAST,
             launch_bounds=(kernel.threads, kernel.blocks),
         )  # fmt: skip
     return str(ptx)

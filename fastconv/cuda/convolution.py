@@ -6,50 +6,127 @@ from typing import Any
 import numpy as np
 
 from fastconv.activations import ACTIVATIONS
-from fastconv.cuda import product
-from fastconv.cuda.kernels import KERNELS, Kernel
-from fastconv.cuda.program import Program, Step, check_sizes, grid
+from fastconv.cuda import kernels, pixels, pointwise, product
+from fastconv.cuda.kernels import Kernel
+from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
 from fastconv.cuda.simt import ROWS
-from fastconv.spec import Conv2d, ConvTranspose2d
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d
 
 FUSED = {name for name, row in ACTIVATIONS.items() if row.clamp} | {"leaky_relu", "prelu"}
+Filter = Conv2d | ConvTranspose2d
 
 
-def choose(spec: Conv2d | ConvTranspose2d, algorithm: str) -> Kernel:
-    """The widest kernel of an algorithm whose blocks the channels fill."""
-    inputs, outputs = spec.x[3] // spec.groups, spec.out[3] // spec.groups
-    able = [
-        k for k in KERNELS
-        if k.algorithm == algorithm and k.dtype == spec.dtype and inputs % k.unit == 0
-    ]  # fmt: skip
-    return min(able, key=lambda k: (-(-outputs // k.columns) * k.columns, -k.unit, -k.columns))
+def able(spec: Filter, algorithm: str) -> list[Kernel]:
+    """Kernels of the table that can serve a spec by an algorithm."""
+    inputs = spec.x[3] // spec.groups
+    result = spec.dtype if spec.activation in FUSED else "float32"
+    rows = kernels.find(algorithm, spec.dtype, result=result)
+    if algorithm == "depthwise":
+        if not isinstance(spec, Conv2d) or not inputs == 1 < spec.groups:
+            return []
+        inputs = 4 if spec.w[3] == spec.x[3] and spec.x[3] % 4 == 0 else 1
+    return [k for k in rows if inputs % k.unit == 0]
+
+
+def choose(spec: Filter, algorithm: str) -> Kernel:
+    """The kernel whose blocks the channels fill best, then the one with the widest accesses."""
+    outputs = spec.out[3] // spec.groups
+    wasted = {k: -(-outputs // k.columns) * k.columns for k in able(spec, algorithm)}
+    return min(wasted, key=lambda k: (wasted[k], -k.unit, -k.columns))
 
 
 def plan(
-    spec: Conv2d | ConvTranspose2d, w: np.ndarray, bias: Any, slopes: Any, kernel: Kernel
+    spec: Filter, w: np.ndarray, bias: Any, slopes: Any, kernel: Kernel, labels: bool = False
 ) -> Program:
-    """A convolution as a program of one or more steps, without a fused pool."""
+    """The program of a convolution with all that follows it.
+
+    Parameters
+    ----------
+    w : ndarray, shape ``spec.w``
+    bias, slopes : (k,) ndarray or None
+    kernel : Kernel
+        One that `able` gives.
+    labels : bool
+        The largest channel of each pixel is all that is wanted.
+    """
     op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
-    out = spec.conv_out if isinstance(spec, Conv2d) else spec.out
-    check_sizes(op, spec.x, out)
-    made = product.product(spec, w, bias, slopes, kernel.unit, kernel.part)
-    check_sizes(op, made.weights.shape)
-    inputs, outputs = spec.x[3] // spec.groups, out[3] // spec.groups
-    positions = product.positions(spec, made)
+    shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
+    check_sizes(op, spec.x, shape)
+    make = _depthwise if kernel.algorithm == "depthwise" else _product
+    grid, constants = make(op, spec, w, bias, slopes, kernel, shape)
     low, high = ACTIVATIONS[spec.activation].clamp or (-math.inf, math.inf)
-    blocks = grid(
-        op, -(-positions // ROWS), -(-outputs // kernel.columns), made.phases * spec.groups
-    )
+    constants |= {"residual": int(spec.add), "low": low, "high": high}
+
+    def first(x: str, y: str) -> Step:
+        return Step(kernel, grid, constants, {"x": x, "add": "add" if spec.add else x, "y": y})
+
+    stages = [Stage(first, shape, kernel.result)]
+    if spec.activation not in FUSED:
+        stages.append(_activation(op, spec, shape))
+    if isinstance(spec, Conv2d) and spec.pool:
+        stages.append(pixels.pool(Pool2d(shape, "max", (2, 2), (2, 2), dtype=spec.dtype)))
+    if labels:
+        largest = ChannelOp(spec.out, "argmax", spec.dtype)
+        stages.append(pixels.channel_op(largest, pixels.label_dtype(spec.out[3])))
+    name = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
+    return chain(name, stages, constants["w"])
+
+
+def _slope(spec: Filter) -> float:
+    """What numbers below zero are multiplied by, the same for all channels."""
+    alpha = spec.alpha if spec.activation == "leaky_relu" else None
+    return 1.0 if alpha is None else alpha
+
+
+def _product(
+    op: str, spec: Filter, w: np.ndarray, bias: Any, slopes: Any, kernel: Kernel,
+    shape: tuple[int, ...],
+) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
+    """Grid and constants of a matrix product."""
+    made = product.product(spec, w, kernel.unit, kernel.part)
+    check_sizes(op, made.weights.shape)
+    groups, (_, oh, ow, k) = spec.groups, shape
+    positions = spec.x[0] * math.prod(made.positions)
+    columns = made.weights.shape[3]
     constants = {
-        "w": made.weights, "bias": made.bias, "slopes": made.slopes, "table": made.table,
-        "steps": made.steps, "height": spec.x[1], "width": spec.x[2], "c": spec.x[3],
-        "inputs": inputs, "k": out[3], "outputs": outputs, "packed": made.weights.shape[3],
-        "depth": made.weights.shape[2], "positions": positions, "rows": made.positions[0],
-        "cols": made.positions[1], "down": made.step[0], "right": made.step[1], "oh": out[1],
-        "ow": out[2], "out_down": made.out_step[0], "out_right": made.out_step[1],
-        "groups": spec.groups, "residual": int(spec.add), "low": low, "high": high,
+        "w": made.weights, "bias": product.columns(bias, 0.0, groups, k, columns),
+        "slopes": product.columns(slopes, _slope(spec), groups, k, columns),
+        "table": made.table, "steps": made.steps, "height": spec.x[1], "width": spec.x[2],
+        "c": spec.x[3], "inputs": spec.x[3] // groups, "k": k, "outputs": k // groups,
+        "packed": columns, "depth": made.weights.shape[2], "positions": positions,
+        "rows": made.positions[0], "cols": made.positions[1], "down": made.step[0],
+        "right": made.step[1], "oh": oh, "ow": ow, "out_down": made.out_step[0],
+        "out_right": made.out_step[1], "groups": groups,
     }  # fmt: skip
-    buffers = {"x": "x", "add": "add" if spec.add else "x", "y": "out"}
-    return Program(
-        op, kernel.algorithm, (Step(kernel, blocks, constants, buffers),), {}, (made.weights,)
-    )
+    across = -(-(k // groups) // kernel.columns)
+    return blocks(op, -(-positions // ROWS), across, len(made.steps) * groups), constants
+
+
+def _depthwise(
+    op: str, spec: Conv2d, w: np.ndarray, bias: Any, slopes: Any, kernel: Kernel,
+    shape: tuple[int, ...],
+) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
+    """Grid and constants of a depthwise convolution."""
+    (_, height, width, c), (_, oh, ow, k) = spec.x, shape
+    (kh, kw), (down, right), (dh, dw) = spec.w[:2], spec.stride, spec.dilation
+    count = math.prod(shape) // kernel.unit
+    constants = {
+        "w": np.ascontiguousarray(w), "bias": product.columns(bias, 0.0, 1, k, k),
+        "slopes": product.columns(slopes, _slope(spec), 1, k, k), "height": height,
+        "width": width, "c": c, "k": k, "multiplier": k // c, "oh": oh, "ow": ow, "kh": kh,
+        "kw": kw, "down": down, "right": right, "dh": dh, "dw": dw, "top": spec.pad[0][0],
+        "left": spec.pad[1][0], "count": count,
+    }  # fmt: skip
+    return tasks(op, count, kernel), constants
+
+
+def _activation(op: str, spec: Filter, shape: tuple[int, ...]) -> Stage:
+    """An activation that the kernels do not fuse, of float32 numbers."""
+    (kernel,) = kernels.find("activate", "float32", result=spec.dtype)
+    count = math.prod(shape)
+    constants = {
+        "kind": pointwise.NAMES.index(spec.activation or ""), "alpha": float(spec.alpha or 0.0),
+        "count": count,
+    }  # fmt: skip
+    grid = tasks(op, count, kernel)
+    return Stage(lambda x, y: Step(kernel, grid, constants, {"x": x, "y": y}), shape, spec.dtype)

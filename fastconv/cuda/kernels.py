@@ -2,24 +2,30 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from numba.cuda import types
 
-from fastconv.cuda import simt, tensor
+from fastconv.cuda import channels, depthwise, pointwise, simt, tensor, windows
 
 # What an array of numbers is to a kernel. Pointers to uint16 are to bfloat16 numbers.
 POINTERS = {
     "float32": types.CPointer(types.float32),
     "float16": types.CPointer(types.float16),
     "bfloat16": types.CPointer(types.uint16),
+    "uint8": types.CPointer(types.uint8),
     "int32": types.CPointer(types.int32),
+    "int64": types.CPointer(types.int64),
 }
-IMAGES = {"x", "w", "add", "y"}  # parameters that have the dtype of the kernel
-ARRAYS = {"bias": "float32", "slopes": "float32", "table": "int32", "steps": "int32"}
-NUMBERS = {"low": types.float32, "high": types.float32}  # of the others, which are int32
+IMAGES = {"x", "w", "add"}  # parameters that have the dtype of the kernel; "y" has its result's
+ARRAYS = {
+    "bias": "float32", "slopes": "float32", "table": "int32", "steps": "int32",
+    "row_counts": "float32", "col_counts": "float32", "row_taps": "int32", "col_taps": "int32",
+    "row_weights": "float32", "col_weights": "float32", "indices": "int64",
+}  # fmt: skip
+FLOATS = {"low", "high", "alpha"}  # of the numbers; the others are int32
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,12 @@ class Kernel:
         What the machine code must hold: the start of an instruction's name and how often.
     unit, part, columns : int
         Of a matrix product: numbers of a table's entry, numbers of the depth and output channels
-        of a block.
+        of a block. Of other kernels: channels of a thread, and the size of a window where it is
+        fixed.
     shared : int
         Bytes of dynamic shared memory.
+    result : str
+        The dtype of the result.
     """
 
     name: str
@@ -60,6 +69,7 @@ class Kernel:
     part: int = 1
     columns: int = 1
     shared: int = 0
+    result: str = ""
 
     @functools.cached_property
     def function(self) -> Any:
@@ -77,23 +87,23 @@ class Kernel:
         return tuple(inspect.signature(self.function).parameters)
 
     def _type(self, name: str) -> Any:
-        if name in IMAGES:
-            return POINTERS[self.dtype]
-        return POINTERS[ARRAYS[name]] if name in ARRAYS else NUMBERS.get(name, types.int32)
+        dtypes = ARRAYS | dict.fromkeys(IMAGES, self.dtype) | {"y": self.result}
+        if name in dtypes:
+            return POINTERS[dtypes[name]]
+        return types.float32 if name in FLOATS else types.int32
 
 
-def _simt(dtype: str, columns: int, unit: int) -> Kernel:
-    wide = {"float32": "LDG.E.128", "float16": "LDG.E.64", "bfloat16": "LDG.E.64"}[dtype]
-    loads = {wide: 3} if unit == 4 else {}
+def _simt(dtype: str, columns: int, unit: int, result: str = "") -> Kernel:
+    loads = {"LDG.E.128": 3} if unit == 4 else {}
     return Kernel(
-        f"simt_{dtype}_{columns}_{unit}", "direct", dtype,
+        f"simt_{dtype}_{columns}_{unit}" + f"_{result}" * bool(result), "direct", dtype,
         functools.partial(simt.make, columns, unit), simt.THREADS, 2, 128,
         {"FFMA": simt.PART * (64 if columns == 128 else 16), "LDS.128": simt.PART, **loads},
-        unit=unit, part=simt.PART, columns=columns,
+        unit=unit, part=simt.PART, columns=columns, result=result or dtype,
     )  # fmt: skip
 
 
-def _tensor(algorithm: str, dtype: str, columns: int) -> Kernel:
+def _tensor(algorithm: str, dtype: str, columns: int, result: str = "") -> Kernel:
     kind = algorithm if dtype == "float32" else dtype
     opcode = {
         "tf32": "HMMA.1688.F32.TF32", "tf32x3": "HMMA.1688.F32.TF32",
@@ -101,27 +111,87 @@ def _tensor(algorithm: str, dtype: str, columns: int) -> Kernel:
     }[kind]  # fmt: skip
     products = (32 if columns == 128 else 16) * (3 if kind == "tf32x3" else 1)
     return Kernel(
-        f"{algorithm}_{dtype}_{columns}", algorithm, dtype,
+        f"{algorithm}_{dtype}_{columns}" + f"_{result}" * bool(result), algorithm, dtype,
         functools.partial(tensor.make, kind, columns), tensor.THREADS, 2, 128,
         {opcode: products, "LDGSTS.E.BYPASS.128": 8, "LDSM": 4, "STG.E.": 1},
         unit=tensor.UNIT[kind], part=tensor.part(kind), columns=columns,
-        shared=tensor.shared_bytes(kind, columns),
+        shared=tensor.shared_bytes(kind, columns), result=result or dtype,
     )  # fmt: skip
 
 
-KERNELS = (
-    *(
-        _simt(dtype, columns, unit)
-        for dtype in ("float32", "float16", "bfloat16")
-        for columns in (128, 32)
-        for unit in (4, 1)
-    ),
-    *(
-        _tensor(algorithm, dtype, columns)
-        for algorithm, dtype in (
-            ("tf32x3", "float32"), ("tf32", "float32"), ("tensor", "float16"),
-            ("tensor", "bfloat16"),
+def _windows(dtype: str) -> Iterator[Kernel]:
+    most = 4 if dtype == "float32" else 8  # in 16 bytes
+    for lanes in (most, 1):
+        wide = {"STG.E.128": 1} if lanes > 1 else {}
+        row = functools.partial(
+            Kernel, dtype=dtype, threads=windows.THREADS, blocks=1, registers=128, unit=lanes,
+            result=dtype, opcodes=wide,
+        )  # fmt: skip
+        for side in (2, 0):
+            name = f"max_pool_{dtype}_{side or 'any'}_{lanes}"
+            yield row(name, "max", make=functools.partial(windows.make_max, lanes, side), part=side)
+        yield row(
+            f"avg_pool_{dtype}_{lanes}", "avg", make=functools.partial(windows.make_mean, lanes)
         )
+        for taps in (1, 2, 4):
+            make = functools.partial(windows.make_resize, lanes, taps)
+            yield row(f"resize_{dtype}_{taps}_{lanes}", "resize", make=make, part=taps)
+    yield Kernel(
+        f"max_pool_indices_{dtype}", "max_indices", dtype, windows.make_indices, windows.THREADS, 1,
+        64, {"STG.E.64": 1}, result=dtype,
+    )  # fmt: skip
+
+
+def _channels(dtype: str) -> Iterator[Kernel]:
+    for label in ("uint8", "int32", "int64"):
+        yield Kernel(
+            f"argmax_{dtype}_{label}", "argmax", dtype, channels.make_argmax, channels.THREADS, 1,
+            64, {"SHFL.BFLY": 2}, result=label,
+        )  # fmt: skip
+    yield Kernel(
+        f"softmax_{dtype}", "softmax", dtype, channels.make_softmax, channels.THREADS, 1, 64,
+        {"SHFL.BFLY": 2, "MUFU.EX2": 2}, result=dtype,
+    )  # fmt: skip
+
+
+def _depthwise(dtype: str, lanes: int, result: str) -> Kernel:
+    return Kernel(
+        f"depthwise_{dtype}_{lanes}_{result}", "depthwise", dtype,
+        functools.partial(depthwise.make, lanes), windows.THREADS, 1, 64,
+        {"FFMA": lanes}, unit=lanes, result=result,
+    )  # fmt: skip
+
+
+HALVES = ("float16", "bfloat16")
+IMAGE_TYPES = ("float32", *HALVES)
+
+# Results of 16-bit images are float32 where an activation that is not fused comes after them.
+KERNELS: tuple[Kernel, ...] = (
+    *(_simt("float32", columns, unit) for columns in (128, 32) for unit in (4, 1)),
+    *(_simt(dtype, 32, 1, result) for dtype in HALVES for result in ("", "float32")),
+    *(_tensor(name, "float32", columns) for name in ("tf32x3", "tf32") for columns in (128, 64)),
+    *(
+        _tensor("tensor", dtype, columns, result)
+        for dtype in HALVES
         for columns in (128, 64)
+        for result in ("", "float32")
+    ),
+    *(_depthwise(dtype, lanes, dtype) for dtype in IMAGE_TYPES for lanes in (4, 1)),
+    *(_depthwise(dtype, lanes, "float32") for dtype in HALVES for lanes in (4, 1)),
+    *(row for dtype in IMAGE_TYPES for row in _windows(dtype)),
+    *(row for dtype in IMAGE_TYPES for row in _channels(dtype)),
+    *(
+        Kernel(f"activate_{result}", "activate", "float32", pointwise.make, pointwise.THREADS, 1,
+               96, {"MUFU": 2}, result=result)
+        for result in IMAGE_TYPES
     ),
 )  # fmt: skip
+
+
+def find(algorithm: str, dtype: str, **wanted: Any) -> list[Kernel]:
+    """Rows of the table for an algorithm and a dtype whose other attributes are as wanted."""
+    return [
+        k for k in KERNELS
+        if (k.algorithm, k.dtype) == (algorithm, dtype)
+        and all(getattr(k, name) == value for name, value in wanted.items())
+    ]  # fmt: skip

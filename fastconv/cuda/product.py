@@ -10,7 +10,6 @@ The taps p that meet in its rows are those for which ``a + top - p * dh`` is a m
 it is input row ``i + (a + top - p * dh) / sh`` that they meet.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ AHEAD = 4  # parts that kernels read ahead of what they need of a table
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """What a matrix product kernel is given beside the arrays.
+    """What a matrix product kernel is given.
 
     Attributes
     ----------
@@ -36,58 +35,45 @@ class Product:
     steps : (phases,) int32
         Number of parts of the depth that hold taps.
     weights : (phases, groups, depth, columns), dtype of the spec
-    bias, slopes : (groups, columns) float32
     step, out_step : (int, int)
         Input pixels from a position to the next, and output pixels.
     positions : (int, int)
-        Of a phase: rows and columns.
+        Of a phase and an image: rows and columns.
     """
 
     table: np.ndarray
     steps: np.ndarray
     weights: np.ndarray
-    bias: np.ndarray
-    slopes: np.ndarray
     step: Pair
     out_step: Pair
     positions: Pair
 
-    @property
-    def phases(self) -> int:
-        """Number of phases: 1 of a convolution."""
-        return len(self.steps)
 
-
-def product(
-    spec: Conv2d | ConvTranspose2d, w: np.ndarray, bias: Any, slopes: Any, unit: int, part: int
-) -> Product:
+def product(spec: Conv2d | ConvTranspose2d, w: np.ndarray, unit: int, part: int) -> Product:
     """Tables and packed weights.
 
     Parameters
     ----------
     w : ndarray, shape ``spec.w``
-    bias, slopes : (k,) ndarray or None
     unit : int
         Numbers that a table's entry stands for: 1, or a divisor of a group's channels.
     part : int
         The depth of each phase is filled up with zeros to a multiple of this.
     """
-    transposed = isinstance(spec, ConvTranspose2d)
     c, k, groups = spec.x[3], spec.out[3], spec.groups
     inputs, outputs = c // groups, k // groups
-    if transposed:  # (kh, kw, k / groups, c) as (kh, kw, c / groups, k)
+    step, out_step = spec.stride, (1, 1)
+    if isinstance(spec, ConvTranspose2d):  # (kh, kw, k / groups, c) as (kh, kw, c / groups, k)
         w = w.reshape(*w.shape[:2], outputs, groups, inputs)
         w = w.transpose(0, 1, 4, 3, 2).reshape(*w.shape[:2], inputs, k)
         step, out_step = (1, 1), spec.stride
-    else:
-        step, out_step = spec.stride, (1, 1)
     taps = [_taps(spec, origin) for origin in np.ndindex(*out_step)]
     most = max(len(t) for t in taps) * inputs
-    depth, columns = -(-most // part) * part, -(-outputs // COLUMNS) * COLUMNS
+    depth, packed = -(-most // part) * part, -(-outputs // COLUMNS) * COLUMNS
 
     table = np.zeros(((len(taps) * depth + AHEAD * part) // unit, 4), np.int32)
     table[:, 0] = OUTSIDE
-    weights = np.zeros((len(taps), groups, depth, columns), w.dtype)
+    weights = np.zeros((len(taps), groups, depth, packed), w.dtype)
     first = np.arange(0, inputs, unit)
     for phase, meeting in enumerate(taps):
         for i, (tap, row, column) in enumerate(meeting):
@@ -98,16 +84,9 @@ def product(
             filled = weights[phase, :, i * inputs : (i + 1) * inputs, :outputs]
             filled[...] = w[tap].reshape(inputs, groups, outputs).transpose(1, 0, 2)
     steps = [-(-len(meeting) * inputs // part) for meeting in taps]
-    height, width = (-(-s // o) for s, o in zip(_sums_hw(spec), out_step, strict=True))
-    return Product(
-        table, np.array(steps, np.int32), weights, _columns(bias, 0.0, groups, outputs, columns),
-        _columns(slopes, 1.0 if spec.alpha is None else spec.alpha, groups, outputs, columns),
-        step, out_step, (height, width),
-    )  # fmt: skip
-
-
-def _sums_hw(spec: Conv2d | ConvTranspose2d) -> tuple[int, ...]:
-    return (spec.conv_out if isinstance(spec, Conv2d) else spec.out)[1:3]
+    hw = (spec.conv_out if isinstance(spec, Conv2d) else spec.out)[1:3]
+    rows, cols = (-(-size // apart) for size, apart in zip(hw, out_step, strict=True))
+    return Product(table, np.array(steps, np.int32), weights, step, out_step, (rows, cols))
 
 
 def _taps(spec: Conv2d | ConvTranspose2d, origin: tuple[int, ...]) -> list[Any]:
@@ -125,14 +104,9 @@ def _taps(spec: Conv2d | ConvTranspose2d, origin: tuple[int, ...]) -> list[Any]:
     return [((p, q), row, column) for p, row in axes[0] for q, column in axes[1]]
 
 
-def _columns(values: Any, default: float, groups: int, outputs: int, columns: int) -> np.ndarray:
-    """One number for each output channel as the packed weights have them."""
-    filled = np.full((groups, columns), default, np.float32)
+def columns(values: Any, default: float, groups: int, k: int, packed: int) -> np.ndarray:
+    """A number for each output channel, (groups, packed) as the weights have them."""
+    filled = np.full((groups, packed), default, np.float32)
     if values is not None:
-        filled[:, :outputs] = np.asarray(values, np.float32).reshape(groups, outputs)
+        filled[:, : k // groups] = np.asarray(values, np.float32).reshape(groups, k // groups)
     return filled
-
-
-def positions(spec: Conv2d | ConvTranspose2d, made: Product) -> int:
-    """Rows of the left matrix of each phase."""
-    return spec.x[0] * math.prod(made.positions)

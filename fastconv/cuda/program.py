@@ -1,15 +1,15 @@
 """Programs: kernels to launch one after another, with all that they are given."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastconv.cuda.kernels import Kernel
 
-LARGEST = 2**31 - 1  # kernels count in 32 bits
+LARGEST = 2**31 - 512  # kernels count in 32 bits, and threads past the end do, too
 GRID_LIMITS = (2**31 - 1, 65535, 65535)  # blocks along x, y and z that CUDA starts
 
 
@@ -47,24 +47,34 @@ class Step:
         return [found[name] for name in self.kernel.parameters]
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A step whose place in a program is open: `make` has the names of its input and its output."""
+
+    make: Callable[[str, str], Step]
+    shape: tuple[int, ...]
+    dtype: str
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Steps from the arrays "x" and perhaps "add" to "out".
+    """Steps from the arrays "x" and perhaps "add" to "out" and perhaps "indices".
 
     Attributes
     ----------
+    algorithm : str
+        Public name of how the first step computes.
+    steps : tuple of Step
     between : dict
         Name -> shape and dtype of each array that one step hands to the next.
-    packed : arrays of weights
-    work : int
-        Numbers read.
+    packed : ndarray
+        Weights as the kernel reads them.
     """
 
-    op: str
     algorithm: str
     steps: tuple[Step, ...]
-    between: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
-    packed: tuple[np.ndarray, ...] = ()
+    between: dict[str, tuple[tuple[int, ...], str]]
+    packed: np.ndarray
 
     @property
     def kernel(self) -> Kernel:
@@ -72,25 +82,39 @@ class Program:
         return self.steps[0].kernel
 
 
+def chain(algorithm: str, stages: Iterable[Stage], packed: np.ndarray | None = None) -> Program:
+    """A program of stages that each read what the one before gives."""
+    *before, last = stages
+    between = {f"between{i}": (stage.shape, stage.dtype) for i, stage in enumerate(before)}
+    names = ["x", *between, "out"]
+    steps = [s.make(*pair) for s, *pair in zip([*before, last], names, names[1:], strict=False)]
+    return Program(algorithm, tuple(steps), between, np.empty(0) if packed is None else packed)
+
+
 def check_sizes(op: str, *shapes: tuple[int, ...]) -> None:
     """Raise ValueError for an array with more numbers than kernels can count."""
     for shape in shapes:
         if math.prod(shape) > LARGEST:
             raise ValueError(
-                f"{op}: an array of shape {shape} has more than 2**31 - 1 numbers, which the CUDA "
+                f"{op}: an array of shape {shape} has more than {LARGEST} numbers, which the CUDA "
                 f"kernels cannot count; use smaller batches"
             )
 
 
-def grid(op: str, *blocks: int) -> tuple[int, int, int]:
-    """Numbers of blocks along x, y and z.
+def blocks(op: str, *counts: int) -> tuple[int, int, int]:
+    """A grid of so many blocks along x, y and z.
 
     Raises
     ------
     ValueError
         There are more than a launch can have.
     """
-    x, y, z = (*blocks, *[1] * (3 - len(blocks)))
+    x, y, z = (*counts, *[1] * (3 - len(counts)))
     if any(n > limit for n, limit in zip((x, y, z), GRID_LIMITS, strict=True)):
         raise ValueError(f"{op}: too many blocks for CUDA, {x} x {y} x {z}; use smaller arrays")
     return x, y, z
+
+
+def tasks(op: str, count: int, kernel: Kernel) -> tuple[int, int, int]:
+    """A grid of one thread for each of `count` tasks."""
+    return blocks(op, -(-count // kernel.threads))

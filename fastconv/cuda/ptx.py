@@ -110,6 +110,29 @@ load1, load4 = _load(1), _load(4)  # (array, index, predicate): floats, 0 where 
 
 
 @intrinsic
+def load8(typing_context, array, index, predicate):
+    """Eight numbers of 16 bits as floats, 0 where the predicate is off; 16-byte aligned."""
+    stored = FORMATS[array.dtype]
+    result = types.UniTuple(types.float32, 8)
+
+    def generate(context, builder, signature, operands):
+        where = _address(context, builder, signature.args[0], *operands[:2], GLOBAL_SPACE)
+        zero = "".join(f"mov.b32 ${i}, 0; " for i in range(4))
+        text = (
+            f"{{ .reg .pred p; setp.ne.b32 p, $5, 0; {zero}"
+            f"@p ld.global.nc.v4.b32 {_names(0, 4)}, [$4]; }}"
+        )
+        on = builder.zext(operands[2], I32)
+        got = _asm(builder, _struct(I32, 4), text, "=&r,=&r,=&r,=&r,l,r", [where, on], False)
+        halves = []
+        for word in _unpack(builder, got, 4):
+            halves += [builder.trunc(word, I16), builder.trunc(builder.lshr(word, I32(16)), I16)]
+        return _pack(context, builder, result, [_widen(builder, stored, h) for h in halves])
+
+    return result(array, types.int32, types.boolean), generate
+
+
+@intrinsic
 def load_entry(typing_context, table, index):
     """Four int32 numbers of a table, whose index is a multiple of 4."""
     result = types.UniTuple(types.int32, 4)
@@ -163,6 +186,28 @@ def _store(count):
 
 
 store1, store4 = _store(1), _store(4)  # (array, index, floats, predicate)
+
+
+@intrinsic
+def store8(typing_context, array, index, values, predicate):
+    """Eight floats, rounded to numbers of 16 bits; 16-byte aligned."""
+    stored = FORMATS[array.dtype]
+
+    def generate(context, builder, signature, operands):
+        where = _address(context, builder, signature.args[0], *operands[:2], GLOBAL_SPACE)
+        halves = [_narrow(builder, stored, v) for v in _unpack(builder, operands[2], 8)]
+        words = [
+            builder.or_(builder.zext(low, I32), builder.shl(builder.zext(high, I32), I32(16)))
+            for low, high in zip(halves[::2], halves[1::2], strict=True)
+        ]
+        text = (
+            f"{{ .reg .pred p; setp.ne.b32 p, $5, 0; @p st.global.v4.b32 [$4], {_names(0, 4)}; }}"
+        )
+        on = builder.zext(operands[3], I32)
+        _asm(builder, VOID, text, "r,r,r,r,l,r,~{memory}", [*words, where, on])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int32, values, types.boolean), generate
 
 
 @intrinsic
@@ -275,10 +320,15 @@ def udivmod(typing_context, a, b):
 
 @intrinsic
 def select(typing_context, predicate, yes, no):
-    """`yes` or `no`, of one type."""
+    """`yes` or `no`, numbers or tuples of one type."""
 
     def generate(context, builder, signature, operands):
-        return builder.select(*operands)
+        on, first, second = operands
+        if not isinstance(yes, types.BaseTuple):
+            return builder.select(on, first, second)
+        both = (_unpack(builder, v, yes.count) for v in (first, second))
+        chosen = [builder.select(on, a, b) for a, b in zip(*both, strict=True)]
+        return _pack(context, builder, yes, chosen)
 
     return yes(types.boolean, yes, yes), generate
 
@@ -286,29 +336,50 @@ def select(typing_context, predicate, yes, no):
 def _of_two(text):
     @intrinsic
     def operation(typing_context, a, b):
-        def generate(context, builder, signature, operands):
-            return _asm(builder, F32, f"{text} $0, $1, $2;", "=f,f,f", operands, effects=False)
+        def one(builder, x, y):
+            return _asm(builder, F32, f"{text} $0, $1, $2;", "=f,f,f", [x, y], effects=False)
 
-        return types.float32(types.float32, types.float32), generate
+        def generate(context, builder, signature, operands):
+            if not isinstance(a, types.BaseTuple):
+                return one(builder, *operands)
+            both = (_unpack(builder, v, a.count) for v in operands)
+            return _pack(context, builder, a, [one(builder, *p) for p in zip(*both, strict=True)])
+
+        return a(a, a), generate
 
     return operation
 
 
-largest, smallest = _of_two("max.NaN.f32"), _of_two("min.NaN.f32")  # NaN if either is
+# Of two floats, or of the elements of two tuples: NaN if either is.
+largest, smallest = _of_two("max.NaN.f32"), _of_two("min.NaN.f32")
+
+
+@intrinsic
+def partner(typing_context, value, mask):
+    """What the lane has whose number differs in the bits of `mask`."""
+
+    def generate(context, builder, signature, operands):
+        kind = operands[0].type
+        word = builder.bitcast(operands[0], I32)
+        text = "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;"
+        got = _asm(builder, I32, text, "=r,r,r", [word, operands[1]])
+        return builder.bitcast(got, kind)
+
+    return value(value, types.int32), generate
 
 
 # Register tiles.
 
 
 @literal
-def zeros(typing_context, count):
-    """A tuple of `count` zeros."""
+def splat(typing_context, count, value):
+    """A tuple of `count` times the same float."""
     result = types.UniTuple(types.float32, count.literal_value)
 
     def generate(context, builder, signature, operands):
-        return _pack(context, builder, result, [ir.Constant(F32, 0.0)] * result.count)
+        return _pack(context, builder, result, [operands[1]] * result.count)
 
-    return result(count), generate
+    return result(count, types.float32), generate
 
 
 @intrinsic

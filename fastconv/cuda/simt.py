@@ -18,11 +18,11 @@ from fastconv.cuda.ptx import (
     load_int,
     load_shared4,
     select,
+    splat,
     store_shared,
     store_shared4,
     udivmod,
     unroll,
-    zeros,
 )
 
 ROWS, PART, THREADS = 128, 8, 256
@@ -119,7 +119,7 @@ def make(columns, unit):
 
         ty, tx = udivmod(t, int32(across))
         ty, tx = int32(ty * 4), int32(tx * 4)
-        total = zeros(sums)
+        total = splat(sums, float32(0))
         count = load_int(steps, phase)
         half, step = int32(0), int32(-1)
         while step < count:

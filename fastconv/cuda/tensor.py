@@ -31,12 +31,12 @@ from fastconv.cuda.ptx import (
     multiply_tf32,
     round_tf32,
     select,
+    splat,
     split_tf32,
     store_shared2,
     udivmod,
     unroll,
     wait_groups,
-    zeros,
 )
 
 ROWS, THREADS, STAGES = 128, 256, 4
@@ -207,7 +207,7 @@ def make(kind, columns):
             entry = int32(entry + 4)
             source = int32(source + depth_of_part * packed)
 
-        total = zeros(sums)
+        total = splat(sums, float32(0))
         warp_row, warp_column = udivmod(warp, int32(warps_across))
         row = int32(warp_row * (16 * down_a_warp) + (lane & 15))
         across = int32(warp_column * 32)

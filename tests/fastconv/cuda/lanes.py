@@ -10,6 +10,7 @@ without a barrier between them. So are accesses of shared memory that meet in a 
 """
 
 import functools
+import math
 import types
 from collections import Counter
 
@@ -111,6 +112,9 @@ class Block:
     def load4(self, array, index, predicate):
         return tuple(_to_float(self._read(array, index, 4, predicate)).T)
 
+    def load8(self, array, index, predicate):
+        return tuple(_to_float(self._read(array, index, 8, predicate)).T)
+
     def load_entry(self, table, index):
         return tuple(self._read(table, index, 4).T)
 
@@ -122,6 +126,9 @@ class Block:
         self._write(array, index, _from_float(self._lanes(value)[:, None], array), predicate)
 
     def store4(self, array, index, values, predicate):
+        self._write(array, index, _from_float(self._stack(values), array), predicate)
+
+    def store8(self, array, index, values, predicate):
         self._write(array, index, _from_float(self._stack(values), array), predicate)
 
     def store_int(self, array, index, value, predicate):
@@ -233,18 +240,24 @@ class Block:
         return np.int32(a // b), np.int32(a % b)
 
     def select(self, predicate, yes, no):
+        if isinstance(yes, tuple):
+            return tuple(np.where(predicate, a, b) for a, b in zip(yes, no, strict=True))
         return np.where(predicate, yes, no)
 
     def largest(self, a, b):
-        return np.maximum(a, b)
+        return tuple(map(np.maximum, a, b)) if isinstance(a, tuple) else np.maximum(a, b)
 
     def smallest(self, a, b):
-        return np.minimum(a, b)
+        return tuple(map(np.minimum, a, b)) if isinstance(a, tuple) else np.minimum(a, b)
+
+    def partner(self, value, mask):
+        lanes = np.arange(self.threads)
+        return self._lanes(value)[lanes ^ mask]
 
     # Register tiles.
 
-    def zeros(self, count):
-        return tuple(np.zeros((count, self.threads), F32))
+    def splat(self, count, value):
+        return tuple(np.full((count, self.threads), value, F32))
 
     def fma_outer(self, sums, a, b):
         products = np.stack(a)[:, None] * np.stack(b)[None]
@@ -302,10 +315,28 @@ FUNCTIONS = {
 }
 
 
+def _of_lanes(function):
+    """A function of `math` for vectors, rounded once to their type."""
+    vector = np.vectorize(function, otypes=[np.float64])
+    return lambda values: vector(values).astype(values.dtype)
+
+
+def _exp(value):
+    return math.inf if value > 709 else math.exp(value)
+
+
+MATH = types.SimpleNamespace(
+    inf=math.inf, sqrt=math.sqrt, exp=_of_lanes(_exp), expm1=_of_lanes(math.expm1),
+    tanh=_of_lanes(math.tanh), erfc=_of_lanes(math.erfc),
+)  # fmt: skip
+
+
 def _bind(value, block, bound):
     """A global or closed-over object of a kernel as the block's."""
     if value is numba.cuda:
         return block
+    if value is math:
+        return MATH
     if id(value) in FUNCTIONS:
         return _counted(block, FUNCTIONS[id(value)])
     function = getattr(value, "py_func", None)

@@ -8,9 +8,9 @@ from tests.fastconv.cuda import lanes
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
 
 
-def simulate(program, shape, dtype, used=None, block=lanes.Block, late=True, **inputs):
-    """What a program makes of its inputs "x" and "add"."""
-    arrays = {name: bits(np.ascontiguousarray(a)) for name, a in inputs.items()}
+def simulate(program, shape, dtype, used=None, block=lanes.Block, late=True, **arrays):
+    """What a program makes of "x" and "add"; it fills "indices", if there are any."""
+    arrays = {name: bits(np.ascontiguousarray(a)) for name, a in arrays.items()}
     for name, (size, kind) in {**program.between, "out": (shape, dtype)}.items():
         arrays[name] = poison(size, DTYPES.get(kind, kind))
 

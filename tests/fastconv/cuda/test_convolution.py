@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from fastconv import bounds, reference
-from fastconv.cuda import convolution
+from fastconv.cuda import convolution, pointwise
 from fastconv.cuda.kernels import KERNELS
 from fastconv.spec import Conv2d, ConvTranspose2d
 from tests.fastconv.cuda import lanes
 from tests.fastconv.cuda.simulation import DTYPES, simulate
 from tests.helpers import assert_within, normals
 
+ALGORITHMS = {"direct", "depthwise", "tf32", "tf32x3", "tensor"}
+FILTERS = [k for k in KERNELS if k.algorithm in ALGORITHMS]
 PAD = ((1, 1), (1, 1))
 CASES = {
     "3x3": Conv2d((1, 9, 13, 8), (3, 3, 8, 20), pad=PAD),
@@ -22,6 +24,9 @@ CASES = {
     "dilated": Conv2d((1, 11, 12, 4), (3, 2, 4, 6), (1, 2), ((2, 1), (0, 3)), (3, 2)),
     "deep": Conv2d((2, 7, 12, 40), (2, 3, 40, 136), (2, 1), PAD, activation="relu", add=True),
     "two groups": Conv2d((1, 13, 11, 48), (3, 1, 24, 36), (1, 2), PAD, groups=2),
+    "pooled": Conv2d((1, 7, 8, 8), (3, 3, 8, 12), pad=PAD, activation="relu", pool=True),
+    "depthwise": Conv2d((1, 9, 7, 12), (3, 3, 1, 12), (2, 1), PAD, groups=12, activation="relu6"),
+    "multiplied": Conv2d((2, 5, 6, 3), (3, 2, 1, 6), groups=3, dilation=(1, 2), add=True),
     "grouped": Conv2d((1, 6, 7, 12), (3, 3, 4, 15), pad=PAD, groups=3, activation="leaky_relu"),
     "odd groups": Conv2d((1, 6, 7, 9), (2, 3, 3, 6), groups=3, add=True),
     "one of all": Conv2d((1, 5, 6, 1), (4, 1, 1, 1), pad=((0, 3), (0, 0))),
@@ -40,7 +45,8 @@ def random(shape, seed, dtype):
 
 def check(spec, kernel, block=lanes.Block, late=True):
     """A kernel's result, simulated, is within the bound; gives how often it called what."""
-    x, w, add = (random(s, i, spec.dtype) for i, s in enumerate((spec.x, spec.w, spec.out)))
+    sums = spec.conv_out if isinstance(spec, Conv2d) else spec.out
+    x, w, add = (random(s, i, spec.dtype) for i, s in enumerate((spec.x, spec.w, sums)))
     bias = random(spec.out[3], 4, spec.dtype)
     inputs = {"x": x, "add": add} if spec.add else {"x": x}
     program = convolution.plan(spec, w, bias, None, kernel)
@@ -52,7 +58,8 @@ def check(spec, kernel, block=lanes.Block, late=True):
     operands = [a.astype(np.float32) for a in (x, w, bias)]
     add = add.astype(np.float32) if spec.add else None
     expected = getattr(reference, op)(*operands, working, add)
-    bound = getattr(bounds, op)(*operands, working, kernel.algorithm, add=add)
+    algorithm = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
+    bound = getattr(bounds, op)(*operands, working, algorithm, add=add)
     bound = bounds.activation(spec.activation, expected, bound, "float32", spec.alpha)
     if spec.dtype != "float32":
         bound = bounds.rounded_to(spec.dtype, np.abs(expected), bound)
@@ -60,15 +67,79 @@ def check(spec, kernel, block=lanes.Block, late=True):
     return used
 
 
-@pytest.mark.parametrize(
-    "kernel, name",
-    [(k, name) for k in KERNELS for name, s in CASES.items() if (s.x[3] // s.groups) % k.unit == 0],
-    ids=lambda p: p if isinstance(p, str) else p.name,
-)
-def test_within_the_bound(kernel, name):
-    spec = dataclasses.replace(CASES[name], dtype=kernel.dtype)
+def _served():
+    """Kernels and the cases that each of them can serve, with an activation that it does not fuse
+    where its results are wider than the images."""
+    for kernel in FILTERS:
+        for name, case in CASES.items():
+            spec = dataclasses.replace(case, dtype=kernel.dtype)
+            if kernel.result != kernel.dtype:
+                spec = dataclasses.replace(spec, activation="silu", alpha=None)
+            if kernel in convolution.able(spec, kernel.algorithm):
+                yield pytest.param(kernel, spec, id=f"{kernel.name}-{name}")
+
+
+@pytest.mark.parametrize("kernel, spec", [*_served()])
+def test_within_the_bound(kernel, spec):
     for late in (True, False) if kernel.shared else (True,):
         check(spec, kernel, late=late)
+
+
+def test_every_kernel_of_convolutions_serves_a_case():
+    served = {param.values[0] for param in _served()}
+    assert served == set(FILTERS)
+
+
+@pytest.mark.parametrize("name", pointwise.NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_activations_that_are_not_fused(name, dtype):
+    spec = Conv2d((1, 5, 6, 4), (1, 1, 4, 8), activation=name, dtype=dtype)
+    check(spec, convolution.choose(spec, "direct"))
+
+
+@pytest.mark.parametrize("name", pointwise.NAMES)
+def test_activations_far_out(name):
+    spec = Conv2d((1, 1, 12, 1), (1, 1, 1, 1), activation=name)
+    x = np.array([-np.inf, -1e30, -95, -30, -6, -0.0, 0, 2, 30, 95, 1e30, np.inf], np.float32)
+    x = x.reshape(spec.x)
+    one = np.ones(spec.w, np.float32)
+    program = convolution.plan(spec, one, None, None, convolution.choose(spec, "direct"))
+    y = simulate(program, spec.out, spec.dtype, x=x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = reference.conv2d(x, one, None, spec)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(y[~finite], expected[~finite])
+    own = bounds.activation(name, expected[finite], 0, "float32", spec.alpha)
+    assert_within(y[finite], expected[finite], own)
+
+
+def test_slopes_of_each_channel():
+    spec = Conv2d((1, 5, 6, 4), (1, 1, 4, 9), activation="prelu")
+    x, w, slopes = (normals(s, i) for i, s in enumerate((spec.x, spec.w, (9,))))
+    for algorithm in ("direct", "tf32x3"):
+        kernel = convolution.choose(spec, algorithm)
+        y = simulate(convolution.plan(spec, w, None, slopes, kernel), spec.out, "float32", x=x)
+        expected = reference.conv2d(x, w, None, spec, slopes=slopes)
+        bound = bounds.conv2d(x, w, None, spec, algorithm)
+        assert_within(y, expected, bounds.activation("prelu", expected, bound, "float32", slopes))
+
+
+def test_nan_is_kept_where_it_is():
+    spec = Conv2d((1, 4, 5, 3), (1, 1, 3, 2), activation="relu6")
+    x, w = normals(spec.x, 1), normals(spec.w, 2)
+    x[0, 1, 2, 0] = np.nan
+    program = convolution.plan(spec, w, None, None, convolution.choose(spec, "direct"))
+    wrong = np.isnan(simulate(program, spec.out, "float32", x=x))
+    assert wrong[0, 1, 2].all() and wrong.sum() == 2
+
+
+def test_labels_are_those_of_the_result():
+    spec = ConvTranspose2d((1, 3, 4, 4), (4, 4, 21, 4), (2, 2), PAD)
+    x, w = normals(spec.x, 1), normals(spec.w, 2)
+    program = convolution.plan(spec, w, None, None, convolution.choose(spec, "direct"), labels=True)
+    labels = simulate(program, spec.out[:3], "uint8", x=x)
+    expected = reference.conv2d_transpose(x, w, None, spec)
+    np.testing.assert_array_equal(labels, expected.argmax(axis=3))
 
 
 def _ignores_predicates(name, operand):

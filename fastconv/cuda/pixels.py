@@ -1,0 +1,106 @@
+"""Pools, resizes, argmax and softmax: programs of the kernels that make them."""
+
+import math
+
+import numpy as np
+
+from fastconv.axes import Axis, axes
+from fastconv.cuda import kernels
+from fastconv.cuda.channels import THREADS
+from fastconv.cuda.kernels import Kernel
+from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
+from fastconv.spec import ChannelOp, Pool2d, Resize2d
+
+LANES = 32  # of a warp
+TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
+
+
+def label_dtype(channels: int) -> np.dtype[np.integer]:
+    """Type of a label: uint8 holds 256 classes, int32 any number."""
+    return np.dtype(np.uint8 if channels <= 256 else np.int32)
+
+
+def pool(spec: Pool2d) -> Stage:
+    """A pool."""
+    if spec.kind == "max":
+        rows = kernels.find("max", spec.dtype, part=2 if spec.size == (2, 2) else 0)
+        kernel = _widest(rows, spec.x[3])
+        return _stage(spec.op, spec, kernel, _window(spec, kernel))
+    kernel = _widest(kernels.find("avg", spec.dtype), spec.x[3])
+    constants = _window(spec, kernel)
+    for name, axis in zip(("row", "col"), axes(spec, repeat=False), strict=True):
+        constants[f"{name}_counts"] = axis.divisors.astype(np.float32)
+    return _stage(spec.op, spec, kernel, constants)
+
+
+def pool_with_indices(spec: Pool2d) -> Program:
+    """A max-pool that also tells where each maximum is."""
+    check_sizes(spec.op, spec.x, spec.out)
+    (kernel,) = kernels.find("max_indices", spec.dtype)
+    constants = _window(spec, kernel)
+    buffers = {"x": "x", "y": "out", "indices": "indices"}
+    step = Step(kernel, tasks(spec.op, constants["count"], kernel), constants, buffers)
+    return Program("direct", (step,), {}, np.empty(0))
+
+
+def resize(spec: Resize2d) -> Stage:
+    """A change of height and width."""
+    taps = TAPS[spec.method]
+    kernel = _widest(kernels.find("resize", spec.dtype, part=taps), spec.x[3])
+    constants = _sizes(spec, kernel)
+    for name, axis in zip(("row", "col"), axes(spec, repeat=False), strict=True):
+        constants[f"{name}_taps"], constants[f"{name}_weights"] = _even(axis, taps)
+    return _stage("resize2d", spec, kernel, constants)
+
+
+def channel_op(spec: ChannelOp, label: np.dtype[np.integer] | None = None) -> Stage:
+    """An argmax with labels of a type, or a softmax."""
+    result = spec.dtype if label is None else label.name
+    (kernel,) = kernels.find(spec.kind, spec.dtype, result=result)
+    check_sizes(spec.kind, spec.x)
+    pixels = math.prod(spec.x[:3])
+    share = min(LANES, 1 << max(-(-spec.x[3] // 4) - 1, 0).bit_length())  # 4 channels a lane
+    grid = blocks(spec.kind, -(-pixels * share // THREADS))
+    constants = {"c": spec.x[3], "count": pixels, "share": share}
+    return Stage(lambda x, y: Step(kernel, grid, constants, {"x": x, "y": y}), spec.out, result)
+
+
+def _widest(rows: list[Kernel], channels: int) -> Kernel:
+    """The kernel that takes most channels at a time, of those that divide them."""
+    return max((k for k in rows if channels % k.unit == 0), key=lambda k: k.unit)
+
+
+def _stage(op: str, spec: Pool2d | Resize2d, kernel: Kernel, constants: dict[str, object]) -> Stage:
+    check_sizes(op, spec.x, spec.out)
+    grid = tasks(op, math.prod(spec.out) // kernel.unit, kernel)
+    return Stage(lambda x, y: Step(kernel, grid, constants, {"x": x, "y": y}), spec.out, spec.dtype)
+
+
+def _sizes(spec: Pool2d | Resize2d, kernel: Kernel) -> dict[str, object]:
+    (_, height, width, c), (_, oh, ow, _) = spec.x, spec.out
+    count = math.prod(spec.out) // kernel.unit
+    return {"height": height, "width": width, "c": c, "oh": oh, "ow": ow, "count": count}
+
+
+def _window(spec: Pool2d, kernel: Kernel) -> dict[str, object]:
+    (kh, kw), (down, right), (dh, dw) = spec.size, spec.stride, spec.dilation
+    (top, _), (left, _) = spec.pad
+    return _sizes(spec, kernel) | {
+        "kh": kh, "kw": kw, "down": down, "right": right, "dh": dh, "dw": dw, "top": top,
+        "left": left,
+    }  # fmt: skip
+
+
+def _even(axis: Axis, taps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Taps and weights, `taps` of each output: where it has fewer, the last one in equal parts."""
+    counts = np.diff(axis.starts)[:, None]
+    wanted = np.arange(taps)
+    index = axis.starts[:-1, None] + np.minimum(wanted, counts - 1)
+    parts = np.where(wanted < counts - 1, 1, taps - counts + 1)
+    weights = (axis.weights[index] / parts).astype(np.float32)
+    return axis.taps[index].astype(np.int32), weights
+
+
+def one(stage: Stage) -> Program:
+    """A program of one step."""
+    return chain("direct", [stage])
