@@ -2,9 +2,9 @@
 
 A round reads some rows of the picture; then the steps take turns to make what follows from them,
 each as much of the height as was read, and of each tensor only the rows stay that somebody still
-reads. Nothing is computed twice, however large receptive fields are. Bits are those of the whole picture because
-bands begin where Winograd tiles do, zeros stand only where the whole has zeros (`fcn.rows`), and
-every convolution runs the algorithm that it would run on the whole.
+reads. Nothing is computed twice, however large receptive fields are. Bits are those of the whole
+picture because bands begin where Winograd tiles do, zeros stand only where the whole has zeros
+(`fcn.rows`), and every convolution runs the algorithm that it would run on the whole.
 
 A step waits until it has `PIXELS` to make, so that the small maps of a network, whose weights are
 large, do not read these for each row. What depends on all rows, such as a global pool, waits for
@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 import fastconv
-from fcn import rows
+from fcn import native, rows
 from fcn.fusion import Group, groups
 from fcn.graph import INPUT, Graph, Shape
 from fcn.rows import Band
 from fcn.session import Session, makes_labels
-from fcn.steps import Step, compile_band
+from fcn.steps import Step, compile_band, kernel_bytes
 
 __all__ = ["Bands", "Schedule", "nbytes", "segment"]
 
@@ -285,6 +285,7 @@ class Bands:
         read : function of (low, high)
             Gives these rows of the input, (1, high - low, w, c).
         """
+        self._plan(schedule)
         tensors = {}
         for name, count in schedule.kept.items():
             if name == self.graph.output:
@@ -318,9 +319,16 @@ class Bands:
             )  # fmt: skip
         return self._steps[key]
 
+    def _plan(self, schedule: Schedule) -> list[Step]:
+        """All steps of a schedule."""
+        weights = self.session.model.weights
+        found = [(group, band) for group, band, _ in schedule.tasks if group is not None]
+        found.sort(key=lambda pair: kernel_bytes(pair[0], weights), reverse=True)
+        return [self._step(*pair) for pair in found]
+
     def _scratch(self, schedule: Schedule) -> int:
-        steps = (self._step(task.group, task.band) for task in schedule.tasks if task.group)
-        return max((s.plan.scratch_bytes for s in steps if s.plan is not None), default=0)
+        plans = (step.plan for step in self._plan(schedule))
+        return max((plan.scratch_bytes for plan in plans if plan is not None), default=0)
 
     def _tensors(self, schedule: Schedule) -> int:
         """Bytes of what lies between steps, and of the newest rows of the result."""
@@ -330,7 +338,8 @@ class Bands:
 
     def _weights(self) -> int:
         packed = sum(w.packed_bytes for w in self.session.packed.values())
-        return 4 * self.graph.parameter_count + packed
+        arrays = self.session.model.weights.values()
+        return packed + sum(w.nbytes for w in arrays if not native.mapped(w))
 
     def _algorithm(self, group: Group) -> str:
         """What runs on the whole picture."""

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import fastconv
 from fcn import images
 from fcn.fusion import Group, groups
-from fcn.graph import INPUT, Graph, Model, Node, Shape
-from fcn.steps import Packed, Step, compile_step
+from fcn.graph import INPUT, Model, Node, Shape
+from fcn.steps import Packed, Step, compile_step, kernel_bytes
 
 __all__ = ["Session"]
 
@@ -48,8 +48,8 @@ class Program:
         self.output = graph.output
         found = list(groups(graph, shapes))
         self.labels = labels and makes_labels(found[-1])
-        self.steps = [
-            compile_step(
+        steps = {
+            group.last.name: compile_step(
                 group,
                 shapes,
                 model.weights,
@@ -58,8 +58,9 @@ class Program:
                 num_threads=num_threads,
                 labels=self.labels and group is found[-1],
             )
-            for group in found
-        ]
+            for group in sorted(found, key=lambda g: kernel_bytes(g, model.weights), reverse=True)
+        }
+        self.steps = [steps[group.last.name] for group in found]
         self.slots, self.sizes = _assign(self.steps, graph.output)
 
     @property

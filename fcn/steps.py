@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 import fastconv
 from fastconv import shapes
-from fcn import rows
+from fcn import native, rows
 from fcn.fusion import Group
 from fcn.graph import Node, Shape
 from fcn.ops import CLAMPS, ELEMENTWISE
 from fcn.rows import Band
 
-__all__ = ["Packed", "Step", "compile_band", "compile_step"]
+__all__ = ["Packed", "Step", "compile_band", "compile_step", "kernel_bytes"]
 
 Array = npt.NDArray[np.float32]
 Packed = dict[str, fastconv.Weights]  # name of the node -> its kernel, for all plans of a session
@@ -133,15 +133,16 @@ def compile_band(
     _, _, across, channels = known[group.last.name]
     high = band.rows[1] - band.rows[0]
     out: tuple[int, ...] = (n, high, across) if labels else (n, high, across, channels)
-    threads = {"num_threads": num_threads}
+    threads: dict[str, Any] = {"num_threads": num_threads}
     call: Callable[..., object]
     if node.rule.kernel is not None:
         if node.name not in packed:
             packed[node.name] = fastconv.Weights(_kernel(node, weights))
-        given = x, packed[node.name], weights.get(f"{node.name}/bias")
+        kernel, bias = packed[node.name], weights.get(f"{node.name}/bias")
         if node.op == "conv2d_transpose":
+            cropped = _cropped(group, known, band)
             call = fastconv.plan_conv2d_transpose(
-                *given, **_cropped(group, known, band), argmax=labels, **threads
+                x, kernel, bias, argmax=labels, **cropped, **threads
             )
         else:
             keys = ("stride", "dilation", "activation", "alpha")
@@ -151,7 +152,9 @@ def compile_band(
             elif group.then is not None:
                 options |= {"pool": True}
             options |= {"groups": c} if node.op == "depthwise_conv2d" else {"algorithm": algorithm}
-            call = fastconv.plan_conv2d(*given, padding=_padding(node, known, band), **options)
+            padding = _padding(node, known, band)
+            call = fastconv.plan_conv2d(x, kernel, bias, padding=padding, **options)
+        native.release(kernel.array)  # it is packed now
     elif node.op == "activation":  # of a depthwise convolution that changes nothing
         ones = np.ones((1, 1, 1, c), np.float32)
         call = fastconv.plan_conv2d(x, ones, groups=c, **threads, **node.attrs)
@@ -170,6 +173,15 @@ def compile_band(
     else:
         call = functools.partial(_place, top=band.pad[0], left=_left(node))
     return Step(group, band, out, call)
+
+
+def kernel_bytes(group: Group, weights: Mapping[str, Array]) -> int:
+    """Size of the kernel of a group.
+
+    Where the largest is packed first, nothing else takes memory while it is there twice.
+    """
+    kernel = weights.get(f"{group.node.name}/kernel")
+    return 0 if kernel is None else kernel.nbytes
 
 
 def _kernel(node: Node, weights: Mapping[str, Array]) -> Array:
