@@ -221,9 +221,8 @@ class Session:
         image : ndarray, (h, w) gray or (h, w, c), uint8 or float in [0, 1]
             Gray is repeated for a network that reads several channels.
         memory : int or str, optional
-            Bytes, such as ``"2GB"``, that the network may take beside the picture and the labels.
-            Where it needs more for the whole picture, it runs over bands of rows, with the same
-            result.
+            Bytes, such as ``"2GB"``, that the network may take, with the picture and the labels.
+            It then runs over bands of rows that are as tall as fits, with the same result.
         band : int, optional
             Rows of a band, where you know better; rounded up to the network's total stride.
 
