@@ -92,9 +92,7 @@ class Builder:
         """Note that `x` is what the file calls `tensor`."""
         self._tensors[x.node] = tensor
 
-    def affine(
-        self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0
-    ) -> Tensor:
+    def affine(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:
         """``(x - centre) * factor + summand``, numbers or one number per channel."""
         made = self.add(name, "depthwise_conv2d", [x], kernel=1)
         shape = (1, 1, x.channels, 1)
@@ -106,7 +104,8 @@ class Builder:
         """The bias of ``(x - centre) * factor + summand``, and what it was before it was summed."""
         key = f"{x.node}/bias"
         bias, factor, summand, centre = (
-            np.asarray(value, float) for value in (self.weights.get(key, 0), factor, summand, centre)
+            np.asarray(value, float)
+            for value in (self.weights.get(key, 0), factor, summand, centre)
         )
         count, summands = self._folded.get(x.node, (0, np.abs(bias)))
         summands = (summands + np.abs(centre)) * np.abs(factor) + np.abs(summand)
@@ -123,9 +122,7 @@ class Builder:
         _, h, w, c = graph.shapes((1, *self.size, self.channels))[x.node]
         return h, w, c
 
-    def scaled(
-        self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0
-    ) -> Tensor:
+    def scaled(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:
         """`affine`, inside the convolution before it where that can be."""
         node = self.nodes.get(x.node)
         if node is None or not x.sole or node.op not in FOLDS or node.attrs.get("activation"):

@@ -152,9 +152,7 @@ def _batch_norm(layer: Layer, x: Tensor) -> Tensor:
     if not np.all(variance > 0):
         raise ValueError("a variance is not positive")
     factor = found.get("gamma", 1.0) / np.sqrt(variance)
-    return layer.builder.scaled(
-        layer.name, x, factor, found.get("beta", 0.0), found["moving_mean"]
-    )
+    return layer.builder.scaled(layer.name, x, factor, found.get("beta", 0.0), found["moving_mean"])
 
 
 def _rescaling(layer: Layer, x: Tensor) -> Tensor:
