@@ -103,10 +103,8 @@ class Builder:
     def _fold(self, x: Tensor, factor: Any, summand: Any, centre: Any) -> None:
         """The bias of ``(x - centre) * factor + summand``, and what it was before it was summed."""
         key = f"{x.node}/bias"
-        bias, factor, summand, centre = (
-            np.asarray(value, float)
-            for value in (self.weights.get(key, 0), factor, summand, centre)
-        )
+        given = self.weights.get(key, 0), factor, summand, centre
+        bias, factor, summand, centre = (np.asarray(value, float) for value in given)
         count, summands = self._folded.get(x.node, (0, np.abs(bias)))
         summands = (summands + np.abs(centre)) * np.abs(factor) + np.abs(summand)
         self.weights[key] = np.broadcast_to((bias - centre) * factor + summand, x.channels)

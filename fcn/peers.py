@@ -172,6 +172,7 @@ class OnnxFile(_File):
 
     def __init__(self, path: str | os.PathLike[str], model: Model) -> None:
         super().__init__(path, model)
+        self._input = self._runtime.get_inputs()[0]
         n, c, h, w = (
             size if isinstance(size, int) and size > 0 else None for size in self._input.shape
         )
@@ -196,11 +197,6 @@ class OnnxFile(_File):
             raise ValueError(
                 f"{self._path}: ONNX Runtime cannot load it: {reason(error)}"
             ) from error
-
-    @property
-    def _input(self) -> Any:
-        constants = {value.name for value in self._runtime.get_overridable_initializers()}
-        return next(x for x in self._runtime.get_inputs() if x.name not in constants)
 
     def results(self, x: Array) -> dict[str, Array]:
         """Of every tensor that a node computes."""

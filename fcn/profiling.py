@@ -218,15 +218,13 @@ class _Clock:
 
 
 def _measured(step: Step, sizes: dict[str, int], seconds: float) -> Measured:
-    way, reason, flops, nbytes, roofline = step.node.op, "", 0, None, None
+    reason, flops, nbytes, roofline = "", 0, None, None
     if plan := step.plan:
-        fused = step.node.op == "max_pool2d"
-        way = plan.algorithm + (", pool 2x2" if fused else "")
         reason, flops = plan.reason, plan.spec.flops
         nbytes, roofline = plan.bytes_moved, plan.roofline_seconds
     if nbytes is None:
         nbytes = 4.0 * (sum(sizes[name] for name in step.inputs) + math.prod(step.shape))
-    return Measured(step.node.name, way, reason, step.shape, seconds, flops, nbytes, roofline)
+    return Measured(step.node.name, step.way, reason, step.shape, seconds, flops, nbytes, roofline)
 
 
 def _bar(step: Measured, left: int, top: int, scale: float) -> str:

@@ -83,7 +83,7 @@ def tolerance(
     if node.op == "softmax":  # each exponential changes by a factor of at most exp(most)
         return np.asarray(bound + result * np.expm1(2 * most) * (1 + 2**-10))
     # what else reads an inexact input copies it or takes means
-    return bound + step(errors[0].astype(np.float32)) * (1 + 2**-10)
+    return np.asarray(bound + step(errors[0].astype(np.float32)) * (1 + 2**-10))
 
 
 def _convolved(

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fcn.pages import page, paragraph, picture, table
-from fcn.parity import DIFFERENT, EXACT, SAME, UNDECIDABLE, UNDECIDED, Layer, Report
+from fcn.parity import DIFFERENT, SAME, UNDECIDABLE, UNDECIDED, Layer, Report
+from fcn.tolerances import EXACT
 
 __all__ = ["render"]
 
@@ -16,8 +17,8 @@ Image8 = npt.NDArray[np.uint8]
 
 WHITE, BLUE, RED, BLACK = (np.array(c) for c in ((255,) * 3, (8, 48, 107), (214, 39, 40), (0,) * 3))
 LABELS = {  # of a pixel -> its colour in the map, and what it means
-    SAME: ((226, 229, 233), "same label"),
-    UNDECIDABLE: ((158, 188, 218), "undecidable, same label"),
+    SAME: ((240, 241, 243), "same label"),
+    UNDECIDABLE: ((31, 119, 180), "undecidable, same label"),
     UNDECIDED: ((240, 173, 78), "undecidable, other label"),
     DIFFERENT: ((214, 39, 40), "decidable, other label"),
 }
@@ -91,7 +92,7 @@ def _heat(ratios: npt.NDArray[np.float64]) -> Image8:
     colours = WHITE + (BLUE - WHITE) * np.sqrt(share)
     colours[ratios > 1] = RED
     colours[np.isnan(ratios)] = BLACK
-    return np.rint(colours).astype(np.uint8)
+    return np.asarray(np.rint(colours), np.uint8)
 
 
 def _labels(report: Report) -> Iterator[str]:
