@@ -279,10 +279,14 @@ class Session:
 
     def _labels(self, x: Array) -> npt.NDArray[Any]:
         """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""
-        size, inner = x.shape[1:3], self.before_resize or self
-        program = inner._program(x.shape, inner._fits(x.shape))
+        inner, program = self.labelling(x.shape)
         result = inner._run(program, x)
-        return result if program.labels else self.labels_of(result, size)
+        return result if program.labels else self.labels_of(result, x.shape[1:3])
+
+    def labelling(self, shape: Shape) -> tuple[Session, Program]:
+        """What `segment` runs; `labels_of` follows where the program gives no labels itself."""
+        inner = self.before_resize or self
+        return inner, inner._program(shape, inner._fits(shape))
 
     def labels_of(self, scores: Array, size: tuple[int, int]) -> npt.NDArray[Any]:
         """The best class of each pixel, of scores that are resized first where that is needed."""
