@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from fcn import images
 from fcn.fusion import Group, groups
 from fcn.graph import INPUT, Model, Node, Shape
 from fcn.steps import Packed, Step, compile_step, kernel_bytes
+
+if TYPE_CHECKING:
+    from fcn.profiling import Profile
 
 __all__ = ["Session"]
 
@@ -255,12 +258,34 @@ class Session:
         h, w = image.shape[:2]
         return np.ascontiguousarray(self._labels(x)[0, :h, :w])
 
+    def profile(self, image: npt.NDArray[Any], runs: int = 5) -> Profile:
+        """Measure each step of `segment` on a picture, whole.
+
+        Parameters
+        ----------
+        image : ndarray, (h, w) or (h, w, c), uint8 or float in [0, 1]
+        runs : int
+            How often; the figures are medians. One more run comes first.
+
+        Returns
+        -------
+        Profile
+            ``print`` it for a table; see `fcn.profiling`.
+        """
+        from fcn import profiling
+
+        return profiling.profile(self, image, runs)
+
     def _labels(self, x: Array) -> npt.NDArray[Any]:
         """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""
-        size, inner = x.shape[1:3], self.before_resize or self
-        program = inner._program(x.shape, inner._fits(x.shape))
+        inner, program = self.labelling(x.shape)
         result = inner._run(program, x)
-        return result if program.labels else self.labels_of(result, size)
+        return result if program.labels else self.labels_of(result, x.shape[1:3])
+
+    def labelling(self, shape: Shape) -> tuple[Session, Program]:
+        """What `segment` runs; `labels_of` follows where the program gives no labels itself."""
+        inner = self.before_resize or self
+        return inner, inner._program(shape, inner._fits(shape))
 
     def labels_of(self, scores: Array, size: tuple[int, int]) -> npt.NDArray[Any]:
         """The best class of each pixel, of scores that are resized first where that is needed."""
