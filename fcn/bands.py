@@ -26,8 +26,8 @@ from fcn import native, rows
 from fcn.fusion import Group, groups
 from fcn.graph import INPUT, Graph, Shape
 from fcn.rows import Band
-from fcn.session import Session, makes_labels
-from fcn.steps import Step, compile_band, kernel_bytes
+from fcn.session import Session
+from fcn.steps import Step, compile_band, kernel_bytes, makes_labels
 
 __all__ = ["Bands", "Schedule", "nbytes", "segment"]
 
@@ -53,8 +53,7 @@ def segment(
         down = np.minimum(np.arange(low, high), height - 1)
         return session.normalise(image[down][:, across])[None]
 
-    inner = session.before_resize or session
-    runner = Bands(inner, whole)
+    runner = Bands(session, whole)
     if band is not None:
         schedule = runner.schedule(band)
     else:
@@ -307,9 +306,10 @@ class Bands:
                 yield band.rows[0], out
 
     def _step(self, group: Group, band: Band) -> Step:
-        """A step for a band of that form, wherever it lies."""
+        """A step for a band of that form, wherever it lies; for a resize that matters."""
         lengths = tuple(high - low for low, high in (band.rows, *band.reads))
-        key = group.last.name, lengths, band.pad
+        where = band.rows if group.node.op in rows.RESIZES else None
+        key = group.last.name, lengths, band.pad, where
         if key not in self._steps:
             session = self.session
             self._steps[key] = compile_band(

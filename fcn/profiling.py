@@ -170,8 +170,8 @@ def profile(session: Session, image: npt.NDArray[Any], runs: int = 5) -> Profile
     if type(runs) is not int or runs < 1:
         raise ValueError(f"profile: runs is an integer >= 1, got {runs!r}")
     x = session.prepare(image)
-    inner, program = session.labelling(x.shape)
-    steps = [_Timed(step.group, step.band, step.shape, step.call) for step in program.steps]
+    program = session.labelling(x.shape)
+    steps = [_Timed(**vars(step)) for step in program.steps]
     watched = copy.copy(program)
     watched.steps = [*steps]
     buffers, whole, last = program.buffers(), _Times(), _Times()
@@ -181,7 +181,7 @@ def profile(session: Session, image: npt.NDArray[Any], runs: int = 5) -> Profile
             if not program.labels:
                 with last:
                     labels = session.labels_of(result, x.shape[1:3])
-    sizes = {name: math.prod(shape) for name, shape in inner.model.graph.shapes(x.shape).items()}
+    sizes = {name: math.prod(shape) for name, shape in session.model.graph.shapes(x.shape).items()}
     found = [_measured(step, sizes) for step in steps]
     if not program.labels:
         way = "argmax" if result.shape[:3] == labels.shape else "resize, argmax"

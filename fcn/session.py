@@ -11,7 +11,6 @@ import functools
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import fastconv
 from fcn import images
 from fcn.fusion import Group, groups
 from fcn.graph import INPUT, Model, Node, Shape
-from fcn.steps import Packed, Step, compile_step, kernel_bytes
+from fcn.steps import Packed, Step, compile_step, kernel_bytes, makes_labels
 
 if TYPE_CHECKING:
     from fcn.profiling import Profile
@@ -93,11 +92,6 @@ class Program:
         for step in self.steps:
             step.run([tensors[name] for name in step.inputs], tensors[step.node.name])
         return result
-
-
-def makes_labels(group: Group) -> bool:
-    """Whether the plan of a group can give labels instead of scores."""
-    return group.node.op == "conv2d_transpose"
 
 
 def _assign(steps: Sequence[Step], output: str) -> tuple[dict[str, int], list[int]]:
@@ -277,15 +271,14 @@ class Session:
         return profiling.profile(self, image, runs)
 
     def _labels(self, x: Array) -> npt.NDArray[Any]:
-        """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""
-        inner, program = self.labelling(x.shape)
-        result = inner._run(program, x)
+        """Labels (n, h, w) at the size of `x`."""
+        program = self.labelling(x.shape)
+        result = self._run(program, x)
         return result if program.labels else self.labels_of(result, x.shape[1:3])
 
-    def labelling(self, shape: Shape) -> tuple[Session, Program]:
+    def labelling(self, shape: Shape) -> Program:
         """What `segment` runs; `labels_of` follows where the program gives no labels itself."""
-        inner = self.before_resize or self
-        return inner, inner._program(shape, inner._fits(shape))
+        return self._program(shape, self._fits(shape))
 
     def labels_of(self, scores: Array, size: tuple[int, int]) -> npt.NDArray[Any]:
         """The best class of each pixel, of scores that are resized first where that is needed."""
@@ -293,19 +286,6 @@ class Session:
         if scores.shape[1:3] == size:
             return fastconv.argmax(scores, num_threads=threads)
         return fastconv.resize2d(scores, size, argmax=True, num_threads=threads)
-
-    @functools.cached_property
-    def before_resize(self) -> Session | None:
-        """The model without its last step, where that resizes to the size of the input."""
-        graph = self.model.graph
-        last = graph.node(graph.output)
-        if last.op != "resize2d" or last.inputs[1] != INPUT or last.inputs[0] == INPUT:
-            return None
-        nodes = tuple(node for node in graph.nodes if node is not last)
-        if any(last.name in node.inputs for node in nodes):
-            return None
-        model = replace(self.model, graph=replace(graph, nodes=nodes, output=last.inputs[0]))
-        return Session(model, self.num_threads, self.algorithm)
 
     def prepare(self, image: npt.NDArray[Any]) -> Array:
         """A picture as the network's input: checked, normalised and continued as `segment` says.
