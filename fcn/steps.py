@@ -18,7 +18,7 @@ from fcn.graph import Node, Shape
 from fcn.ops import CLAMPS, ELEMENTWISE
 from fcn.rows import Band
 
-__all__ = ["Packed", "Step", "compile_band", "compile_step", "kernel_bytes", "makes_labels"]
+__all__ = ["Packed", "Step", "compile_band", "compile_step", "gives_labels", "kernel_bytes"]
 
 Array = npt.NDArray[np.float32]
 FLOAT = np.dtype(np.float32)
@@ -130,7 +130,7 @@ def compile_band(
     algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
     num_threads : int or None
     labels : bool
-        Give the channel with the largest number of each pixel; see `makes_labels`.
+        Give the channel with the largest number of each pixel; see `gives_labels`.
 
     Returns
     -------
@@ -187,9 +187,10 @@ def compile_band(
     return Step(group, band, out, fastconv.label_dtype(channels) if labels else FLOAT, call)
 
 
-def makes_labels(group: Group) -> bool:
-    """Whether a step can give labels instead of scores."""
-    return group.node.op in ("conv2d_transpose", *rows.RESIZES)
+def gives_labels(group: Group, known: Mapping[str, Shape]) -> bool:
+    """Whether a step can give the channel with the largest number instead of all of them."""
+    several = known[group.last.name][3] > 1  # of one channel the largest says nothing
+    return several and group.node.op in ("conv2d_transpose", *rows.RESIZES)
 
 
 def kernel_bytes(group: Group, weights: Mapping[str, Array]) -> int:

@@ -39,7 +39,6 @@ def assembled(session, x, height):
     """The whole result from bands, how many there were, and the schedule."""
     runner = bands.Bands(session, x.shape)
     found = np.full(runner.known[session.model.graph.output], np.nan, np.float32)
-    runner._fused = False
     count, done, schedule = 0, 0, runner.schedule(height)
     for low, made in runner.run(schedule, lambda a, b: x[:, a:b]):
         assert low == done
