@@ -245,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--memory", metavar="SIZE", help="such as 2GB: bands where it takes more")
     segment.add_argument(
         "--planes", type=_planes, default=(), metavar="NAMES",
-        help="write how sure each pixel is, as .npy: margin, probability, entropy (comma-separated)",
+        help="write .npy files of margin, probability, entropy (those that are named)",
     )  # fmt: skip
     segment.add_argument("--out", default="segmented", metavar="DIR", help="folder for the masks")
     train = command("train", _train, "Train a digit model in TensorFlow, with a progress bar.")
