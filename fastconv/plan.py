@@ -7,8 +7,10 @@ import numpy as np
 
 from fastconv import shapes
 from fastconv.arrays import check_array, check_vector, into
+from fastconv.dtypes import label_dtype
 from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.threads import check_num_threads, get_num_threads
+from fastconv.weights import Weights
 
 DEVICES = {"cpu": "fastconv.cpu"}  # imported when first asked for: Numba takes 0.3 s
 SERIAL_FLOPS = 1_000_000  # about 10 us: less is not worth a second thread
@@ -78,6 +80,18 @@ class Plan:
         """What the cost model expects of a call, at the speed of this core; None if unknown."""
         times = self._choice.time(self._threads(), self.spec.x[0])
         return None if times is None else float(times[0])
+
+    @property
+    def roofline_seconds(self) -> float | None:
+        """What this algorithm's multiplications alone, or its bytes from memory, would take."""
+        times = self._choice.time(self._threads(), self.spec.x[0])
+        return None if times is None else float(times[1])
+
+    @property
+    def bytes_moved(self) -> float | None:
+        """Bytes that a call takes from the last-level cache or beyond, by the cost model."""
+        cost = self._choice.cost
+        return None if cost is None else float(cost.near * self.spec.x[0])
 
     @property
     def typical_error(self) -> tuple[float, float]:
@@ -188,9 +202,9 @@ def _four(shape: Any, op: str) -> tuple[int, int, int, int]:
     return n, h, w, c
 
 
-def _weights(w: Any, bias: Any, groups: Any, axis: int, op: str) -> tuple[Any, Any, int]:
-    """Weights and bias as C-contiguous arrays of one dtype, and the number of output channels."""
-    w = np.ascontiguousarray(check_array(w, "w", op))
+def _weights(w: Any, bias: Any, groups: Any, axis: int, op: str) -> tuple[Weights, Any, int]:
+    """Weights, the bias as an array of their dtype, and the number of output channels."""
+    w = w if isinstance(w, Weights) else Weights(check_array(w, "w", op))
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
     outputs = w.shape[axis] * (groups if axis == 2 else 1)
@@ -221,7 +235,8 @@ def plan_conv2d(
     x_shape : (n, h, w, c)
         Shape of the inputs; their dtype is that of `w`.
     w, bias, stride, padding, dilation, groups, activation, alpha, algorithm, device, num_threads
-        As in `conv2d`. The weights are copied: later changes to `w` have no effect.
+        As in `conv2d`. The weights are copied: later changes to `w` have no effect. Give `Weights`
+        to share the copy with plans for other shapes.
     add : bool
         The plan is called with a residual: ``plan(x, add)``.
     pool : bool
@@ -321,7 +336,7 @@ def plan_conv2d_transpose(
         Shape of the inputs; their dtype is that of `w`.
     w, bias, stride, padding, output_padding, output_shape, dilation, groups, activation, alpha,
     device, num_threads
-        As in `conv2d_transpose`. The weights are copied.
+        As in `conv2d_transpose`. The weights are copied, or shared as in `plan_conv2d`.
     add : bool
         The plan is called with a residual: ``plan(x, add)``.
     argmax : bool
@@ -358,7 +373,7 @@ def plan_conv2d_transpose(
         raise ValueError(f"{op}: argmax needs output channels, the weights make none ({w.shape})")
     choice = module.plan_conv2d_transpose(spec, w, bias, slopes, bool(argmax))
     if argmax:
-        labels = module.label_dtype(outputs)
+        labels = label_dtype(outputs)
         return Plan(spec, choice, threads, spec.out[:3], labels, w.dtype)
     return Plan(spec, choice, threads, spec.out, w.dtype, w.dtype)
 

@@ -24,6 +24,8 @@ __all__ = [
     "overlay",
     "paint",
     "palette",
+    "png",
+    "save_array",
     "save_mask",
     "save_png",
     "write_whole",
@@ -154,6 +156,13 @@ def save_png(image: Image8, path: str | os.PathLike[str]) -> None:
     _save(_drawing()[0].fromarray(image), path)
 
 
+def save_array(array: npt.NDArray[Any], path: str | os.PathLike[str]) -> None:
+    """Write an array as .npy, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_whole(path, buffer.getvalue())
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Create a folder with its parents; OSError that says what to do if that cannot be done."""
     folder = Path(path)
@@ -186,10 +195,19 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+def png(image: Image8) -> bytes:
+    """An (h, w) gray or (h, w, 3) RGB uint8 picture as the bytes of a PNG file."""
+    return _encoded(_drawing()[0].fromarray(image))
+
+
 def _save(image: Any, path: str | os.PathLike[str]) -> None:
+    write_whole(path, _encoded(image))
+
+
+def _encoded(image: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _write_error(what: str, error: OSError) -> OSError:

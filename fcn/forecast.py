@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from fcn import native
 from fcn.session import Program, Session
 
 __all__ = ["describe"]
@@ -33,10 +34,9 @@ def _lines(program: Program, session: Session) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("step", "computed as", "result", "GFLOP", "expected ms")]
     flops, seconds = 0.0, 0.0
     for step in program.steps:
-        cells = [step.node.name, step.node.op, " x ".join(map(str, step.shape[1:])), "", ""]
+        cells = [step.node.name, step.way, " x ".join(map(str, step.shape[1:])), "", ""]
         if plan := step.plan:
             expected = plan.expected_seconds
-            cells[1] = plan.algorithm + (", pool 2x2" if step.node.op == "max_pool2d" else "")
             cells[3] = f"{plan.spec.flops / 1e9:.3f}"
             cells[4] = "" if expected is None else f"{1e3 * expected:.3g}"
             flops += plan.spec.flops
@@ -47,7 +47,7 @@ def _lines(program: Program, session: Session) -> Iterator[str]:
         left = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
         right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
         yield "  ".join(left + right).rstrip()
-    weights = 4 * session.model.graph.parameter_count
+    weights = sum(w.nbytes for w in session.model.weights.values() if not native.mapped(w))
     packed, scratch = program.packed_bytes, program.scratch_bytes
     result = 4 * math.prod(program.steps[-1].shape)
     buffers = 4 * sum(program.sizes)

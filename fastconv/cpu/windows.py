@@ -13,12 +13,11 @@ import math
 import numpy as np
 
 from fastconv.axes import Axis, axes, make_axis
-from fastconv.cpu.channelwise import label_dtype
 from fastconv.cpu.intrinsics import atomic_add, call, load_int, store_int
 from fastconv.cpu.job import Job, between, scratch
 from fastconv.cpu.kernels import candidates, kernel
 from fastconv.cpu.simd import LANES
-from fastconv.dtypes import ITEMSIZE, WORKING
+from fastconv.dtypes import ITEMSIZE, WORKING, label_dtype
 from fastconv.memory import address
 from fastconv.spec import Pool2d, Resize2d
 

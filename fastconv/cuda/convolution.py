@@ -10,6 +10,7 @@ from fastconv.cuda import kernels, pixels, pointwise, product
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
 from fastconv.cuda.simt import ROWS
+from fastconv.dtypes import label_dtype
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d
 
 FUSED = {name for name, row in ACTIVATIONS.items() if row.clamp} | {"leaky_relu", "prelu"}
@@ -52,7 +53,7 @@ def plan(
     op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
     shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
     check_sizes(op, spec.x, shape)
-    make = _depthwise if kernel.algorithm == "depthwise" else _product
+    make: Any = _depthwise if kernel.algorithm == "depthwise" else _product
     grid, constants = make(op, spec, w, bias, slopes, kernel, shape)
     low, high = ACTIVATIONS[spec.activation].clamp or (-math.inf, math.inf)
     constants |= {"residual": int(spec.add), "low": low, "high": high}
@@ -67,7 +68,7 @@ def plan(
         stages.append(pixels.pool(Pool2d(shape, "max", (2, 2), (2, 2), dtype=spec.dtype)))
     if labels:
         largest = ChannelOp(spec.out, "argmax", spec.dtype)
-        stages.append(pixels.channel_op(largest, pixels.label_dtype(spec.out[3])))
+        stages.append(pixels.channel_op(largest, label_dtype(spec.out[3])))
     name = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
     return chain(name, stages, constants["w"])
 

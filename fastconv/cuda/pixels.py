@@ -1,6 +1,7 @@
 """Pools, resizes, argmax and softmax: programs of the kernels that make them."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,6 @@ from fastconv.spec import ChannelOp, Pool2d, Resize2d
 
 LANES = 32  # of a warp
 TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
-
-
-def label_dtype(channels: int) -> np.dtype[np.integer]:
-    """Type of a label: uint8 holds 256 classes, int32 any number."""
-    return np.dtype(np.uint8 if channels <= 256 else np.int32)
 
 
 def pool(spec: Pool2d) -> Stage:
@@ -70,19 +66,19 @@ def _widest(rows: list[Kernel], channels: int) -> Kernel:
     return max((k for k in rows if channels % k.unit == 0), key=lambda k: k.unit)
 
 
-def _stage(op: str, spec: Pool2d | Resize2d, kernel: Kernel, constants: dict[str, object]) -> Stage:
+def _stage(op: str, spec: Pool2d | Resize2d, kernel: Kernel, constants: dict[str, Any]) -> Stage:
     check_sizes(op, spec.x, spec.out)
     grid = tasks(op, math.prod(spec.out) // kernel.unit, kernel)
     return Stage(lambda x, y: Step(kernel, grid, constants, {"x": x, "y": y}), spec.out, spec.dtype)
 
 
-def _sizes(spec: Pool2d | Resize2d, kernel: Kernel) -> dict[str, object]:
+def _sizes(spec: Pool2d | Resize2d, kernel: Kernel) -> dict[str, Any]:
     (_, height, width, c), (_, oh, ow, _) = spec.x, spec.out
     count = math.prod(spec.out) // kernel.unit
     return {"height": height, "width": width, "c": c, "oh": oh, "ow": ow, "count": count}
 
 
-def _window(spec: Pool2d, kernel: Kernel) -> dict[str, object]:
+def _window(spec: Pool2d, kernel: Kernel) -> dict[str, Any]:
     (kh, kw), (down, right), (dh, dw) = spec.size, spec.stride, spec.dilation
     (top, _), (left, _) = spec.pad
     return _sizes(spec, kernel) | {
