@@ -34,8 +34,8 @@ def object_code(builder: ir.IRBuilder, parts: Iterable[str] = (), control: bool 
     parts : texts of LLVM modules
         Have the functions that it calls.
     control : bool
-        There are only integers, to find out what to do next: leave loops as they are. To unroll and
-        to vectorise them takes as long as all else, and makes twice as much code.
+        It only finds out what to do next: do not unroll its loops, which takes as long as all else
+        and doubles the code.
     """
     module = llvm.parse_assembly(str(builder.module))
     for part in parts:
@@ -44,7 +44,8 @@ def object_code(builder: ir.IRBuilder, parts: Iterable[str] = (), control: bool 
         if not value.is_declaration and value.name != builder.function.name:
             value.linkage = "internal"
     tuning = llvm.create_pipeline_tuning_options(speed_level=2 if control else 3)
-    tuning.loop_vectorization = tuning.loop_unrolling = not control
+    tuning.loop_unrolling = not control
+    module.verify()
     passes = llvm.create_pass_builder(_target(), tuning)
     passes.getModulePassManager().run(module, passes)
     code: bytes = _target().emit_object(module)
