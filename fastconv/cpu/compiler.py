@@ -40,6 +40,7 @@ from numba.extending import intrinsic
 from fastconv.cpu import machine
 from fastconv.cpu.intrinsics import External, Inlined, Intrinsic
 
+_NUMBERS = types.Integer | types.Boolean  # that drivers count with
 Expand = Callable[[ir.IRBuilder, Sequence[ir.Value]], Sequence[ir.Value]]
 
 
@@ -165,7 +166,7 @@ def _intrinsic(value: Intrinsic) -> Any:
             emitted = value.emit(builder, *values)
             return emitted if value.returns else context.get_dummy_value()
 
-        taken = [t if isinstance(t, types.BaseTuple) else types.int64 for t in arguments]
+        taken = [types.int64 if isinstance(t, _NUMBERS) else t for t in arguments]
         return result(*taken), codegen
 
     # Numba reads the number of arguments from it: the builder stands where its context will.
@@ -182,7 +183,9 @@ def _part(value: Inlined) -> tuple[_Compiled, Any]:
         def codegen(context, builder, signature, values):
             return compiled.call(builder, values)
 
-        return compiled.signature, codegen
+        # None: Numba refuses the call, where it would make integers of other numbers
+        counts = all(isinstance(t, _NUMBERS) for t in arguments)
+        return (compiled.signature, codegen) if counts else None
 
     first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     given = inspect.signature(value.function).parameters.values()

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 
@@ -73,6 +74,15 @@ def calls_python(address):
 def test_a_driver_cannot_call_what_is_compiled_apart():
     with pytest.raises(NotImplementedError, match="calls_python: drivers cannot call gcd"):
         Driver(calls_python, 1).entry  # noqa: B018
+
+
+def divides(address):
+    quotient(address / 2, 1)
+
+
+def test_a_driver_cannot_hand_a_fraction_to_a_part():
+    with pytest.raises(numba.TypingError, match="divides"):
+        Driver(divides, 1).entry  # noqa: B018
 
 
 def test_micro_kernels_do_not_need_numba():
