@@ -6,6 +6,7 @@ taps of a kernel, ``i j`` output pixel. Weights are HWIO: ``(kh, kw, c, k)``.
 
 from fastconv.convolution import conv2d, conv2d_transpose, depthwise_conv2d
 from fastconv.dtypes import label_dtype
+from fastconv.gpu import DeviceError
 from fastconv.memory import aligned_empty
 from fastconv.pixelwise import argmax, resize2d, softmax
 from fastconv.plan import Plan, choose_algorithm, plan_conv2d, plan_conv2d_transpose
@@ -23,6 +24,7 @@ from fastconv.weights import Weights
 __version__ = "0.1.0"
 
 __all__ = [
+    "DeviceError",
     "Plan",
     "Weights",
     "aligned_empty",

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from fastconv.gpu import GpuArray
+from fastconv.gpu import into as into_gpu
 from fastconv.memory import aligned_empty
 from fastconv.spec import check_dtype
 
@@ -17,8 +19,11 @@ REMEMBERED = 256
 
 
 def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = None) -> np.ndarray:
-    """`x` as an array of a supported dtype in native byte order, or an error."""
-    array = np.asarray(x)
+    """`x` as an array of a supported dtype in native byte order, or an error.
+
+    Images on a GPU stay there.
+    """
+    array = x if type(x) is np.ndarray else _converted(x, name, op)
     if array.ndim != ndim:
         axes = " (n, h, w, c)" if name == "x" else ""
         hint = "; add a batch axis with x[None]" if name == "x" and array.ndim == 3 else ""
@@ -35,6 +40,15 @@ def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = N
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
+def _converted(x: Any, name: str, op: str) -> np.ndarray:
+    array = GpuArray.find(x, name, op)
+    if array is None:
+        return np.asarray(x)
+    if name not in ("x", "add"):
+        raise TypeError(f"{op}: {name} must be on the host; give a NumPy array")
+    return cast(np.ndarray, array)  # as far as the rest of this package uses one
+
+
 def check_vector(x: Any, name: str, op: str, length: int, dtype: str) -> np.ndarray:
     """`x` as a C-contiguous array of one number for each output channel."""
     array = np.ascontiguousarray(check_array(x, name, op, ndim=1, dtype=dtype))
@@ -47,9 +61,15 @@ def check_vector(x: Any, name: str, op: str, length: int, dtype: str) -> np.ndar
 
 def into(
     out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[np.ndarray],
-    op: str, run: Callable[..., None],
+    op: str, run: Callable[..., None], gpu: Any = None,
 ) -> np.ndarray:  # fmt: skip
-    """Run ``run(*inputs, target)`` on C-contiguous arrays; `target` is `out` where that can be."""
+    """Run ``run(*inputs, target)`` on C-contiguous arrays; `target` is `out` where that can be.
+
+    Arrays may be on `gpu`, if there is one.
+    """
+    if any(isinstance(x, GpuArray) for x in inputs):
+        on_gpu: np.ndarray = into_gpu(out, shape, dtype, inputs, op, run, gpu)
+        return on_gpu
     if out is not None:
         if not isinstance(out, np.ndarray):
             raise TypeError(f"{op}: out must be a NumPy array, got {type(out).__name__}")
@@ -68,12 +88,16 @@ def into(
     return target if out is None else out
 
 
-def nhwc(x: Any, data_format: str, op: str) -> np.ndarray:
+def nhwc(x: Any, data_format: str, op: str, name: str = "x") -> np.ndarray:
     """A view of `x` with its axes in (n, h, w, c) order."""
     if data_format not in FORMATS:
         raise ValueError(f"{op}: unknown data_format {data_format!r}; use 'NHWC' or 'NCHW'")
-    array = check_array(x, "x", op)
-    return array if data_format == "NHWC" else array.transpose(0, 2, 3, 1)
+    array = check_array(x, name, op)
+    if data_format == "NHWC":
+        return array
+    if isinstance(array, GpuArray):
+        raise ValueError(f"{op}: arrays on a GPU must be NHWC; transpose {name} there")
+    return array.transpose(0, 2, 3, 1)
 
 
 def as_format(y: np.ndarray, data_format: str, out: np.ndarray | None) -> np.ndarray:

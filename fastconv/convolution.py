@@ -58,7 +58,11 @@ def conv2d(
         and 7x7 the larger errs four to eight times as much as direct summation. `fastconv.bounds`
         bounds all their errors. "auto" takes what is expected to be fastest, but never
         "winograd_f6".
-    device : "cpu"
+    device : "cpu", "cuda" or "cuda:1"
+        Where it is computed. Arrays on that GPU (anything with ``__cuda_array_interface__``) give
+        one there; NumPy arrays are copied there and back. The GPU has "direct" and, on its tensor
+        cores, "tf32x3" (errors near those of float32; an infinity becomes NaN), "tf32" and, for
+        16-bit images, "tensor"; "auto" is the first and the third of these.
     num_threads : int, optional
         Default: `get_num_threads`. The result has the same bits for any number.
     out : ndarray, optional
@@ -91,7 +95,7 @@ def conv2d(
         activation=activation, alpha=alpha, add=add is not None, algorithm=algorithm, device=device,
         num_threads=num_threads,
     )  # fmt: skip
-    residual = None if add is None else out_view(np.asarray(add), data_format)
+    residual = None if add is None else nhwc(add, data_format, "conv2d", "add")
     y = plan(image, residual, out=out_view(out, data_format))
     return as_format(y, data_format, out)
 
@@ -145,7 +149,7 @@ def conv2d_transpose(
         output_shape=output_shape, dilation=dilation, groups=groups, activation=activation,
         alpha=alpha, add=add is not None, device=device, num_threads=num_threads,
     )  # fmt: skip
-    residual = None if add is None else out_view(np.asarray(add), data_format)
+    residual = None if add is None else nhwc(add, data_format, "conv2d_transpose", "add")
     y = plan(image, residual, out=out_view(out, data_format))
     return as_format(y, data_format, out)
 

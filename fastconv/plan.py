@@ -8,21 +8,37 @@ import numpy as np
 from fastconv import shapes
 from fastconv.arrays import check_array, check_vector, into
 from fastconv.dtypes import label_dtype
+from fastconv.gpu import DeviceError
 from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.threads import check_num_threads, get_num_threads
 from fastconv.weights import Weights
 
-DEVICES = {"cpu": "fastconv.cpu"}  # imported when first asked for: Numba takes 0.3 s
+# imported when first asked for: Numba takes 0.3 s
+DEVICES = {"cpu": "fastconv.cpu", "cuda": "fastconv.cuda"}
 SERIAL_FLOPS = 1_000_000  # about 10 us: less is not worth a second thread
 SERIAL_WORK = 1 << 16  # numbers read: likewise
 
 
 def backend(device: str, op: str) -> Any:
-    """Give the module of a device."""
-    if device not in DEVICES:
-        known = ", ".join(map(repr, DEVICES))
-        raise ValueError(f"{op}: unknown device {device!r}; use {known}")
-    return importlib.import_module(DEVICES[device])
+    """Give the module of the CPU, or what stands for a GPU: "cuda", or "cuda:1" by its number.
+
+    Raises
+    ------
+    ValueError
+        There is no such device.
+    DeviceError
+        It cannot be used here.
+    """
+    name, _, number = str(device).partition(":")
+    if name not in DEVICES or (number and not (name == "cuda" and number.isdecimal())):
+        raise ValueError(f"{op}: unknown device {device!r}; use 'cpu', 'cuda' or 'cuda:1'")
+    module = importlib.import_module(DEVICES[name])
+    if name == "cpu":
+        return module
+    try:
+        return module.on(int(number or 0))
+    except DeviceError as error:
+        raise DeviceError(f"{op}: {error}") from None
 
 
 class Plan:
@@ -61,6 +77,7 @@ class Plan:
         self._x_dtype = x_dtype
         self._choice = choice
         self._executor = choice.executor
+        self._gpu = getattr(choice.executor, "gpu", None)
         self._op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
         self._serial = spec.flops < SERIAL_FLOPS
         self._add_shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
@@ -138,7 +155,7 @@ class Plan:
             raise ValueError(f"{op}: this plan adds a residual: {planned}")
         if add is not None:
             inputs.append(self._input(add, "add", self._add_shape))
-        return into(out, self.shape, self.dtype, inputs, op, self._run)
+        return into(out, self.shape, self.dtype, inputs, op, self._run, self._gpu)
 
     def _input(self, x: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if type(x) is np.ndarray and x.dtype == self._x_dtype and x.shape == shape:
@@ -162,12 +179,13 @@ class Plan:
             "pool 2x2" if getattr(spec, "pool", False) else "",
             "argmax" if len(self.shape) == 3 else "",
         ]
+        where = self._choice.where or f"up to {self._threads()} threads"
         lines = [
             f"{self._op} {spec.x} * {spec.w} -> {self.shape} {self.dtype.name}",
             f"  stride {spec.stride}, padding {spec.pad}, dilation {spec.dilation}, "
             f"groups {spec.groups}" + "".join(f", {e}" for e in extras if e),
             f"  algorithm  {self.algorithm} ({self.reason})",
-            f"  kernel     {self.kernel}, up to {self._threads()} threads",
+            f"  kernel     {self.kernel}, {where}",
             f"  work       {spec.flops / 1e9:.3f} GFLOP as a direct convolution",
             *self._expectations(),
             f"  memory     {self.packed_bytes / 1e6:.2f} MB of packed weights, "
@@ -392,4 +410,4 @@ def run_windows(
         else:
             executor.run(image, target, indices, busy)
 
-    return into(out, shape, dtype, [x], op, run)
+    return into(out, shape, dtype, [x], op, run, getattr(executor, "gpu", None))

@@ -14,7 +14,7 @@ from fastconv.threads import available_cpus, get_num_threads
 
 
 def show_config() -> None:
-    """Print versions, CPU, threads, the chosen kernels and the folder of compiled code."""
+    """Print versions, CPU, threads, chosen kernels, the folder of compiled code, and the GPU."""
     import numba  # here: it takes 0.3 s
 
     host = importlib.import_module("fastconv.cpu.host")
@@ -27,6 +27,9 @@ def show_config() -> None:
     print(f"threads {get_num_threads()} of {available_cpus()} available")
     print(f"float32 kernels: {', '.join(usable)}")
     print(f"compiled code in {native.cache_folder() or 'memory only: no folder can be written'}")
+    cuda = importlib.import_module("fastconv.cuda")
+    reason = cuda.unavailable()
+    print(f"cuda {f'cannot be used: {reason}' if reason else cuda.describe()}")
 
 
 def warmup(

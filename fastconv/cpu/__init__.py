@@ -78,6 +78,7 @@ class Choice:
     executor: Any
     reason: str
     cost: Cost | None
+    where: str = ""  # on so many threads
 
     def time(self, threads: int, images: int) -> tuple[float, float] | None:
         """Expected seconds of a call, and those of its roofline; None where nothing is known."""

@@ -3,19 +3,14 @@
 Numba's own cache is not used. Its check sees only the file that holds a function, not the
 generators that our code comes from, and to load from it a process first fills Numba's registries,
 which takes half a second. Here the folder is named after a digest of all sources, of the compiler
-and of the CPU, and LLVM alone loads the object. Below ``NUMBA_CACHE_DIR``, default: the user's
-cache folder. Where nothing can be written or read, functions are compiled anew in each process.
+and of the CPU (`fastconv.disk`), and LLVM alone loads the object. Where nothing can be written or
+read, functions are compiled anew in each process.
 """
 
 import ctypes
-import hashlib
-import os
-import sys
-import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,18 +18,10 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from fastconv import disk
 from fastconv.cpu import host
 
 _LOCK = threading.RLock()
-_DIGEST_BYTES = 32  # of SHA-256; it precedes the object code in a file
-
-
-def _user_cache() -> Path:
-    if "NUMBA_CACHE_DIR" in os.environ:
-        return Path(os.environ["NUMBA_CACHE_DIR"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 @cache
@@ -42,16 +29,8 @@ def cache_folder() -> Path | None:
     """Folder of the compiled code, or None where none can be written."""
     here = Path(__file__).resolve().parent
     made_by = (version("numba"), version("llvmlite"), host.cpu_name(), *sorted(host.features()))
-    digest = hashlib.sha256(" ".join(made_by).encode())
-    for source in (here.parent / "cook_toom.py", *sorted(here.rglob("*.py"))):
-        digest.update(source.read_bytes())
-    try:
-        folder = _user_cache() / "fastconv" / digest.hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, RuntimeError):  # RuntimeError: no home folder is known
-        return None
+    sources = (here.parent / "cook_toom.py", *sorted(here.rglob("*.py")))
+    return disk.folder(made_by, sources)
 
 
 class Native(ABC):
@@ -83,11 +62,11 @@ class Native(ABC):
     def _load(self) -> int:
         folder = cache_folder() if self._cached else None
         file = folder / f"{self.name}.o" if folder else None
-        code = _read(file)
+        code = disk.read(file)
         self.compiled = code is None
         if code is None:
             code = self._object_code()
-            _write(file, code)
+            disk.write(file, code)
         engine = _engine()
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
@@ -114,30 +93,6 @@ class Driver(Native):
         from fastconv.cpu import compiler
 
         return compiler.object_code(self.name, self._arguments, self._function)
-
-
-def _read(file: Path | None) -> bytes | None:
-    """What `_write` has put there, if it is whole."""
-    with suppress(OSError):
-        content = file.read_bytes() if file else b""
-        code = content[_DIGEST_BYTES:]
-        if content[:_DIGEST_BYTES] == hashlib.sha256(code).digest():
-            return code
-    return None
-
-
-def _write(file: Path | None, code: bytes) -> None:
-    """Other processes see all of it or nothing. A full disk costs only time."""
-    if not file:
-        return
-    with suppress(OSError):
-        handle, part = tempfile.mkstemp(dir=file.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(hashlib.sha256(code).digest() + code)
-            os.replace(part, file)
-        except OSError:
-            os.unlink(part)
 
 
 @cache

@@ -1,1 +1,145 @@
-"""The CUDA backend: kernels in Python, compiled by numba-cuda, for images on a GPU."""
+"""The CUDA backend: kernels in Python, compiled by numba-cuda, for arrays on a GPU or the host.
+
+Nothing here imports CUDA before a device is asked for.
+"""
+
+import functools
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastconv.cuda import device
+from fastconv.gpu import DeviceError
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+
+__all__ = ["NAMES", "Backend", "describe", "on", "unavailable"]
+
+NAMES = ("auto", "direct", "tf32x3", "tf32", "tensor")
+WIDE = 32  # output channels of a group up to which tensor cores would mostly multiply zeros
+
+unavailable, describe = device.unavailable, device.describe
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An executor, and why it was chosen; nothing was measured that could tell its time."""
+
+    executor: Any
+    reason: str
+    cost: None = None
+    where: str = "on the GPU"
+
+    def time(self, threads: int, images: int) -> None:
+        """Expected seconds are not known."""
+
+
+class Backend:
+    """What `fastconv.plan` asks a device for, on one GPU; compare `fastconv.cpu`."""
+
+    NAMES = NAMES
+
+    def __init__(self, gpu: Any) -> None:
+        self.gpu = gpu
+        self._filters = importlib.import_module("fastconv.cuda.convolution")
+        self._pixels = importlib.import_module("fastconv.cuda.pixels")
+        self._executors = importlib.import_module("fastconv.cuda.executor")
+
+    def plan_conv2d(self, spec: Conv2d, w: Any, bias: Any, slopes: Any, algorithm: str) -> Choice:
+        """Choose a kernel and pack the weights."""
+        _check_dtype("conv2d", spec.dtype)
+        name, reason = self._choose(spec, algorithm)
+        return self._filter(spec, w, bias, slopes, name, reason)
+
+    def choose_conv2d(self, spec: Conv2d) -> str:
+        """The algorithm that "auto" takes."""
+        name = self._choose(spec, "auto")[0]
+        return "direct" if name == "depthwise" else name
+
+    def plan_conv2d_transpose(
+        self, spec: ConvTranspose2d, w: Any, bias: Any, slopes: Any, labels: bool
+    ) -> Choice:
+        """As `plan_conv2d`; `labels`: the largest channel of each pixel is all that is wanted."""
+        _check_dtype("conv2d_transpose", spec.dtype)
+        name, reason = self._choose(spec, "auto")
+        return self._filter(spec, w, bias, slopes, name, reason, labels)
+
+    def plan_windows(self, spec: Pool2d | Resize2d, labels: bool = False) -> Any:
+        """A pool or a resize."""
+        pool = isinstance(spec, Pool2d)
+        _check_dtype(spec.op if isinstance(spec, Pool2d) else "resize2d", spec.dtype)
+        stages = [self._pixels.pool(spec) if pool else self._pixels.resize(spec)]
+        if labels:
+            stages.append(self._pixels.labels(spec.out, spec.dtype))
+        return self._executors.Executor(self._pixels.chain("direct", stages), self.gpu)
+
+    def plan_windows_argmax(self, spec: Pool2d) -> Any:
+        """A max-pool that gives indices, too."""
+        _check_dtype(spec.op, spec.dtype)
+        return self._executors.WithIndices(self._pixels.pool_with_indices(spec), self.gpu)
+
+    def plan_channels(self, spec: ChannelOp, label_bytes: int = 0) -> Any:
+        """An argmax with labels of so many bytes, or a softmax."""
+        _check_dtype(spec.kind, spec.dtype)
+        label = {0: None, 1: np.uint8, 4: np.int32, 8: np.int64}[label_bytes]
+        stage = self._pixels.channel_op(spec, None if label is None else np.dtype(label))
+        return self._executors.Executor(self._pixels.chain("direct", [stage]), self.gpu)
+
+    def plan_unpool(self, indices: Any, lowest: Any, highest: Any) -> Any:
+        """Raise: there is no kernel for it."""
+        raise DeviceError("max_unpool2d: there is no CUDA kernel for it; use device='cpu'")
+
+    def _choose(self, spec: Conv2d | ConvTranspose2d, algorithm: str) -> tuple[str, str]:
+        """Name of a kernel's algorithm, and the reason."""
+        names = {name: bool(self._filters.able(spec, name)) for name in ("depthwise", *NAMES[1:])}
+        if algorithm == "direct" and names["depthwise"]:
+            return "depthwise", "as asked"
+        if algorithm != "auto":
+            if not names[algorithm]:
+                raise ValueError(
+                    f"conv2d: algorithm {algorithm!r} cannot serve this layer "
+                    f"({_needs(algorithm)}); use algorithm='auto'"
+                )
+            return algorithm, "as asked"
+        if names["depthwise"]:
+            return "depthwise", "each channel is by itself"
+        best = "tf32x3" if spec.dtype == "float32" else "tensor"
+        outputs = spec.out[3] // spec.groups
+        if names[best] and (outputs > WIDE or spec.dtype != "float32"):
+            return best, "tensor cores can serve it; not measured"
+        return "direct", "few or odd channels; not measured"
+
+    def _filter(
+        self, spec: Conv2d | ConvTranspose2d, w: Any, bias: Any, slopes: Any, name: str,
+        reason: str, labels: bool = False,
+    ) -> Choice:  # fmt: skip
+        kernel = self._filters.choose(spec, name)
+        program = self._filters.plan(spec, w.array, bias, slopes, kernel, labels)
+        return Choice(self._executors.Executor(program, self.gpu), reason)
+
+
+@functools.cache
+def on(index: int) -> Backend:
+    """The backend for a GPU.
+
+    Raises
+    ------
+    DeviceError
+        It cannot be used.
+    """
+    return Backend(device.gpu(index))
+
+
+def _needs(algorithm: str) -> str:
+    if algorithm == "tensor":
+        return "it needs 16-bit images and a multiple of 8 channels in a group"
+    return "it needs float32 images and a multiple of 4 channels in a group"
+
+
+def _check_dtype(op: str, dtype: str) -> None:
+    if dtype == "float64":
+        raise TypeError(
+            f"{op}: device 'cuda' has no float64; convert with x.astype(np.float32), or use "
+            "device='cpu'"
+        )

@@ -7,14 +7,16 @@ import subprocess
 import tempfile
 import threading
 import types
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from fastconv import disk
+from fastconv.cuda.device import INSTALL, LEAST
 from fastconv.cuda.kernels import Kernel
 
 Capability = tuple[Any, ...]  # (9, 0), or (9, 0, "a") for what only this architecture has
-LEAST = (8, 0)  # asynchronous copies, bfloat16, and maxima that keep NaN
 LOCK = threading.Lock()
 
 
@@ -36,7 +38,7 @@ def tool(name: str) -> str:
     found = [p for root in roots if (p := Path(root, "cu13", "bin", name)).exists()]
     path = str(found[0]) if found else shutil.which(name)
     if path is None:
-        raise FileNotFoundError(f"{name} is missing; pip install 'fastconv[cuda]'")
+        raise FileNotFoundError(f"{name}, a program of the CUDA toolkit, is missing; {INSTALL}")
     return path
 
 
@@ -85,3 +87,25 @@ def assemble(ptx: str, capability: Capability) -> tuple[bytes, str]:
         if done.returncode:
             raise RuntimeError(f"ptxas refuses a kernel: {done.stderr}{done.stdout}")
         return target.read_bytes(), done.stderr + done.stdout
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Folder of machine code, or None where none can be written."""
+    here, assembler = Path(__file__).resolve().parent, Path(tool("ptxas"))
+    found = assembler.stat()
+    made_by = (version("numba"), version("numba-cuda"), str(found.st_size), str(found.st_mtime_ns))
+    return disk.folder(made_by, sorted(here.rglob("*.py")))
+
+
+def cubin(kernel: Kernel, capability: Capability) -> tuple[str, bytes]:
+    """Name and machine code of a kernel for a GPU; compiled, or read from the cache."""
+    folder = cache_folder()
+    file = folder / f"{kernel.name}-{architecture(capability)}.cubin" if folder else None
+    kept = disk.read(file)
+    if kept is None:
+        ptx = to_ptx(kernel)
+        kept = entry(ptx).encode() + b"\0" + assemble(ptx, capability)[0]
+        disk.write(file, kept)
+    name, _, code = kept.partition(b"\0")
+    return name.decode(), code

@@ -10,8 +10,7 @@ from fastconv.cuda import kernels, pixels, pointwise, product
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
 from fastconv.cuda.simt import ROWS
-from fastconv.dtypes import label_dtype
-from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d
+from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d
 
 FUSED = {name for name, row in ACTIVATIONS.items() if row.clamp} | {"leaky_relu", "prelu"}
 Filter = Conv2d | ConvTranspose2d
@@ -67,8 +66,7 @@ def plan(
     if isinstance(spec, Conv2d) and spec.pool:
         stages.append(pixels.pool(Pool2d(shape, "max", (2, 2), (2, 2), dtype=spec.dtype)))
     if labels:
-        largest = ChannelOp(spec.out, "argmax", spec.dtype)
-        stages.append(pixels.channel_op(largest, label_dtype(spec.out[3])))
+        stages.append(pixels.labels(spec.out, spec.dtype))
     name = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
     return chain(name, stages, constants["w"])
 

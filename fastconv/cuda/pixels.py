@@ -10,6 +10,7 @@ from fastconv.cuda import kernels
 from fastconv.cuda.channels import THREADS
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
+from fastconv.dtypes import label_dtype
 from fastconv.spec import ChannelOp, Pool2d, Resize2d
 
 LANES = 32  # of a warp
@@ -100,3 +101,8 @@ def _even(axis: Axis, taps: int) -> tuple[np.ndarray, np.ndarray]:
 def one(stage: Stage) -> Program:
     """A program of one step."""
     return chain("direct", [stage])
+
+
+def labels(shape: tuple[int, int, int, int], dtype: str) -> Stage:
+    """The largest channel of each pixel."""
+    return channel_op(ChannelOp(shape, "argmax", dtype), label_dtype(shape[3]))

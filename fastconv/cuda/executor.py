@@ -1,0 +1,87 @@
+"""Programs on a GPU, from arrays on the host or there."""
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.cuda.program import Program
+from fastconv.dtypes import ITEMSIZE
+from fastconv.gpu import GpuArray
+
+
+class Executor:
+    """A program on a GPU. What is constant is copied there in the first run.
+
+    Attributes
+    ----------
+    algorithm, kernel, packed
+        Of the program.
+    gpu : Gpu
+    work : int
+        As for the CPU: here threads do not matter.
+    """
+
+    work = 0
+
+    def __init__(self, program: Program, gpu: Any) -> None:
+        self.algorithm, self.kernel, self.packed = (
+            program.algorithm, program.kernel, program.packed
+        )  # fmt: skip
+        self.gpu = gpu
+        self._program = program
+        self._constants: dict[int, GpuArray] = {}  # by the id of the array that they copy
+
+    def scratch_bytes(self, threads: int) -> int:
+        """Memory on the GPU for what one step hands to the next."""
+        sizes = self._program.between.values()
+        return sum(int(np.prod(shape)) * _itemsize(dtype) for shape, dtype in sizes)
+
+    def run(self, x: Any, out: Any, threads: int, add: Any = None) -> None:
+        """All arrays C-contiguous, of the planned shapes and dtypes, on the host or on the GPU."""
+        self._run({"x": x} if add is None else {"x": x, "add": add}, {"out": out})
+
+    def _run(self, inputs: dict[str, Any], results: dict[str, Any]) -> None:
+        places = {name: self._input(array) for name, array in inputs.items()}
+        places |= {
+            name: r if isinstance(r, GpuArray) else self.gpu.array(r.shape, r.dtype)
+            for name, r in results.items()
+        }
+        for name, (shape, dtype) in self._program.between.items():
+            flat = int(np.prod(shape)) * _itemsize(dtype)
+            places[name] = self.gpu.array((flat,), np.dtype(np.uint8))
+
+        def find(what: Any) -> int:
+            if isinstance(what, np.ndarray):
+                return self._constant(what).pointer
+            pointer: int = places[what].pointer
+            return pointer
+
+        for step in self._program.steps:
+            self.gpu.launch(step.kernel, step.grid, step.arguments(find))
+        for name, result in results.items():
+            if not isinstance(result, GpuArray):
+                self.gpu.download(places[name], result)
+
+    def _input(self, array: Any) -> GpuArray:
+        if isinstance(array, GpuArray):
+            self.gpu.wait(array.stream)
+            return array
+        copy: GpuArray = self.gpu.upload(array)
+        return copy
+
+    def _constant(self, array: np.ndarray) -> GpuArray:
+        if id(array) not in self._constants:  # the program keeps the array, so the id is its own
+            self._constants[id(array)] = self.gpu.upload(np.ascontiguousarray(array))
+        return self._constants[id(array)]
+
+
+class WithIndices(Executor):
+    """A max-pool that also tells where each maximum is."""
+
+    def run(self, x: Any, out: Any, indices: Any, threads: int) -> None:  # type: ignore[override]
+        """As `Executor.run`; `indices` int64."""
+        self._run({"x": x}, {"out": out, "indices": indices})
+
+
+def _itemsize(dtype: str) -> int:
+    return ITEMSIZE[dtype] if dtype in ITEMSIZE else np.dtype(dtype).itemsize

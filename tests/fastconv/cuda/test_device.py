@@ -1,0 +1,275 @@
+"""The public functions on a GPU that is simulated: its memory is NumPy's, its threads are lanes."""
+
+import dataclasses
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import bounds, cuda, reference
+from fastconv.cuda import device
+from fastconv.gpu import GpuArray
+from fastconv.spec import Pool2d
+from tests.fastconv.cuda import lanes
+from tests.fastconv.cuda.simulation import as_device
+from tests.helpers import assert_equal, assert_within, integers, normals
+
+
+class Simulated:
+    """What `device.Gpu` offers, without one."""
+
+    index = 0
+
+    def __init__(self):
+        self.memory = {}  # address -> bytes
+        self.copies = []  # kinds of copies between host and GPU
+
+    def array(self, shape, dtype):
+        dtype = np.dtype(dtype)
+        memory = fastconv.aligned_empty((int(np.prod(shape)) * dtype.itemsize,), np.uint8)
+        memory.fill(0xFF)
+        self.memory[memory.ctypes.data] = memory
+        return GpuArray(memory.ctypes.data, tuple(shape), dtype, memory)
+
+    def upload(self, array):
+        self.copies.append("upload")
+        copy = self.array(array.shape, array.dtype)
+        self.memory[copy.pointer][...] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        return copy
+
+    def download(self, source, array):
+        self.copies.append("download")
+        array[...] = self.memory[source.pointer].view(array.dtype).reshape(array.shape)
+
+    def wait(self, stream):
+        assert stream in (None, 1)
+
+    def launch(self, kernel, grid, arguments):
+        values = [
+            self.memory[value].view(str(kind.dtype)) if hasattr(kind, "dtype") else as_device(value)
+            for kind, value in zip(kernel.signature.args, arguments, strict=True)
+        ]
+        lanes.launch(kernel.function, grid, kernel.threads, values, kernel.shared)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    simulated = Simulated()
+    monkeypatch.setattr(device, "gpu", lambda index: simulated)
+    cuda.on.cache_clear()
+    yield simulated
+    cuda.on.cache_clear()
+
+
+class Foreign:
+    """An array of some library on the GPU."""
+
+    def __init__(self, gpu, array):
+        self.kept = gpu.upload(array)
+        gpu.copies.clear()
+        self.strides = None
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.kept.__cuda_array_interface__ | {"strides": self.strides}
+
+
+def values(gpu, array):
+    """An array on the GPU, as NumPy's."""
+    found = GpuArray.find(array, "y", "test")
+    result = np.empty(found.shape, found.dtype)
+    gpu.download(found, result)
+    return result
+
+
+@pytest.mark.parametrize("algorithm", cuda.NAMES[:4])
+def test_convolution_of_host_arrays(gpu, algorithm):
+    x, w, b = integers((2, 7, 9, 8), 1), integers((3, 3, 8, 40), 2), integers((40,), 3)
+    plan = fastconv.plan_conv2d(
+        x.shape, w, b, padding="same", activation="relu", algorithm=algorithm, device="cuda"
+    )
+    assert plan.algorithm == ("tf32x3" if algorithm == "auto" else algorithm)
+    assert_equal(plan(x), reference.conv2d(x, w, b, plan.spec))  # integers have no rest
+    out = np.empty(plan.shape, np.float32)
+    assert plan(x, out=out) is out
+    assert "on the GPU" in str(plan)
+    # Weights, bias, slopes and both tables are uploaded once, the image twice.
+    assert gpu.copies.count("upload") == 5 + 2
+
+
+def test_every_operation_without_weights(gpu):
+    x = normals((1, 8, 6, 12), 1)
+    how = {"device": "cuda"}
+    for name in ("max_pool2d", "avg_pool2d"):
+        pool = getattr(fastconv, name)
+        spec = Pool2d(x.shape, name[:3], (3, 2), (2, 2), ((1, 1), (0, 0)))
+        y = pool(x, (3, 2), stride=2, padding=(1, 0), **how)
+        assert_within(y, reference.pool2d(x, spec), bounds.pool2d(x, spec))
+    y, indices = fastconv.max_pool2d(x, 2, return_indices=True, **how)
+    expected = fastconv.max_pool2d(x, 2, return_indices=True)
+    assert_equal(y, expected[0])
+    assert_equal(indices, expected[1])
+    labels = fastconv.resize2d(x, (9, 13), argmax=True, **how)
+    assert labels.dtype == np.uint8
+    assert_equal(labels, fastconv.resize2d(x, (9, 13), argmax=True))
+    assert_equal(fastconv.argmax(x, **how), fastconv.argmax(x))
+    wide = fastconv.argmax(x, out=np.empty(x.shape[:3], np.int64), **how)
+    assert_equal(wide, fastconv.argmax(x))
+    np.testing.assert_allclose(fastconv.softmax(x, **how), fastconv.softmax(x), rtol=1e-6)
+    assert_equal(fastconv.global_max_pool2d(x, **how), x.max(axis=(1, 2)))
+
+
+def test_other_convolutions(gpu):
+    x, w = integers((1, 5, 4, 8), 1), integers((4, 4, 21, 8), 2)
+    how = {"stride": 2, "padding": "same"}
+    y = fastconv.conv2d_transpose(x, w, device="cuda", **how)
+    assert_equal(y, fastconv.conv2d_transpose(x, w, **how))
+    plan = fastconv.plan_conv2d_transpose(x.shape, w, argmax=True, device="cuda", **how)
+    assert_equal(plan(x), y.argmax(axis=3))
+    w, add = integers((3, 3, 8, 1), 3), integers((1, 5, 4, 8), 4)
+    y = fastconv.depthwise_conv2d(x, w, padding="same", add=add, device="cuda")
+    assert_equal(y, fastconv.depthwise_conv2d(x, w, padding="same", add=add))
+    nchw = fastconv.depthwise_conv2d(
+        x.transpose(0, 3, 1, 2), w, padding="same", data_format="NCHW", device="cuda"
+    )
+    assert_equal(nchw.transpose(0, 2, 3, 1) + add, y)
+
+
+def test_sixteen_bits(gpu):
+    x, w = integers((1, 5, 6, 8), 1, "float16"), integers((3, 3, 8, 5), 2, "float16")
+    plan = fastconv.plan_conv2d(x.shape, w, device="cuda")
+    assert plan.algorithm == "tensor"
+    working = dataclasses.replace(plan.spec, dtype="float32")
+    assert_equal(plan(x), reference.conv2d(x, w, None, working))
+
+
+def test_arrays_on_the_gpu_stay_there(gpu):
+    x, w, add = integers((1, 5, 6, 8), 1), integers((1, 1, 8, 5), 2), integers((1, 5, 6, 5), 3)
+    plan = fastconv.plan_conv2d(x.shape, w, add=True, device="cuda")
+    expected = plan(x, add)
+    on_gpu = Foreign(gpu, x), Foreign(gpu, add)
+    y = plan(*on_gpu)
+    assert gpu.copies == []
+    assert_equal(values(gpu, y), expected)
+    out = Foreign(gpu, np.zeros_like(expected))
+    assert plan(*on_gpu, out=out) is out
+    assert_equal(values(gpu, out), expected)
+    pooled = fastconv.max_pool2d(y, 2, device="cuda")  # results can go on
+    assert_equal(values(gpu, pooled), fastconv.max_pool2d(expected, 2))
+
+
+def test_wrong_places_are_told(gpu):
+    x, w, add = integers((1, 5, 6, 8), 1), integers((1, 1, 8, 5), 2), integers((1, 5, 6, 5), 3)
+    on_gpu = Foreign(gpu, x)
+    with pytest.raises(TypeError, match="conv2d: the input is on a GPU; use device='cuda'"):
+        fastconv.conv2d(on_gpu, w)
+    with pytest.raises(TypeError, match="conv2d: w must be on the host"):
+        fastconv.conv2d(x, Foreign(gpu, w), device="cuda")
+    with pytest.raises(TypeError, match="some inputs are on the GPU and some are not"):
+        fastconv.conv2d(on_gpu, w, add=add, device="cuda")
+    with pytest.raises(TypeError, match="out must be on the GPU"):
+        fastconv.conv2d(on_gpu, w, out=add, device="cuda")
+    with pytest.raises(ValueError, match=r"out must be float32 of shape \(1, 5, 6, 5\)"):
+        fastconv.conv2d(on_gpu, w, out=Foreign(gpu, x), device="cuda")
+    with pytest.raises(ValueError, match="must not share memory"):
+        fastconv.max_pool2d(on_gpu, 1, out=on_gpu, device="cuda")
+    with pytest.raises(ValueError, match="arrays on a GPU must be NHWC"):
+        fastconv.max_pool2d(on_gpu, 2, data_format="NCHW", device="cuda")
+    on_gpu.strides = (4, 8, 4, 4)
+    with pytest.raises(ValueError, match="x must be C-contiguous on the GPU"):
+        fastconv.conv2d(on_gpu, w, device="cuda")
+
+
+def test_what_no_kernel_serves_is_told(gpu):
+    x, w = integers((1, 5, 6, 3), 1), integers((1, 1, 3, 5), 2)
+    with pytest.raises(ValueError, match="'tf32' cannot serve this layer"):
+        fastconv.conv2d(x, w, algorithm="tf32", device="cuda")
+    with pytest.raises(ValueError, match="unknown algorithm 'winograd_f4'; use 'auto', 'direct'"):
+        fastconv.conv2d(x, w, algorithm="winograd_f4", device="cuda")
+    with pytest.raises(TypeError, match="device 'cuda' has no float64"):
+        fastconv.conv2d(x.astype(float), w.astype(float), device="cuda")
+    with pytest.raises(fastconv.DeviceError, match="max_unpool2d: there is no CUDA kernel"):
+        fastconv.max_unpool2d(x, np.zeros(x.shape, int), (9, 9), device="cuda")
+    with pytest.raises(ValueError, match="more than 2147483136 numbers"):
+        fastconv.plan_conv2d((1, 30000, 30000, 3), w, device="cuda")
+    with pytest.raises(ValueError, match="unknown device 'cuda:one'"):
+        fastconv.conv2d(x, w, device="cuda:one")
+
+
+WITHOUT = """
+import importlib.util, sys
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "numba_cuda" else real(name, *rest)
+import numpy as np, fastconv
+try:
+    fastconv.max_pool2d(np.zeros((1, 4, 4, 1), np.float32), 2, device="cuda")
+except fastconv.DeviceError as error:
+    print(error)
+print("numba.cuda" in sys.modules)
+"""
+
+
+def test_without_the_extra_the_reason_is_one_sentence():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "max_pool2d: device 'cuda' cannot be used: numba-cuda is not installed, and the numba.cuda "
+        "inside numba is deprecated; pip install 'fastconv[cuda]'",
+        "False",
+    ], done.stderr
+
+
+class NoDriver:
+    """A driver interface that answers as told."""
+
+    class CUresult:
+        CUDA_SUCCESS, CUDA_ERROR_NO_DEVICE = "success", "no device"
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def cuInit(self, flags):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return (self.answer,)
+
+
+@pytest.mark.parametrize(
+    "answer, visible, reason",
+    [
+        (RuntimeError("libcuda"), None, "no NVIDIA driver (libcuda) was found"),
+        ("no device", None, "the NVIDIA driver finds no GPU"),
+        ("no device", "", "the NVIDIA driver finds no GPU (CUDA_VISIBLE_DEVICES is '')"),
+    ],
+)
+def test_reasons_of_the_driver(monkeypatch, answer, visible, reason):
+    monkeypatch.setattr(device, "_driver", lambda: NoDriver(answer))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device._undriven.__wrapped__() == reason
+
+
+def test_a_memory_error_tells_the_bytes():
+    class Full:
+        class CUresult:
+            CUDA_ERROR_OUT_OF_MEMORY = "full"
+
+        def cuMemAllocAsync(self, nbytes, stream):
+            return "full", 0
+
+        def cuMemGetInfo(self):
+            return "success", 5, 100
+
+        def cuCtxPushCurrent(self, context):
+            return (SimpleNamespace(value=0),)
+
+        def cuCtxPopCurrent(self):
+            return (SimpleNamespace(value=0),)
+
+    gpu = object.__new__(device.Gpu)
+    gpu.index, gpu._driver, gpu._context = 0, Full(), None
+    with pytest.raises(MemoryError, match="1000 bytes does not fit on GPU 0: 5 of its 100 bytes"):
+        gpu.allocate(1000)
