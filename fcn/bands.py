@@ -303,7 +303,7 @@ class Bands:
             self._steps[key] = compile_band(
                 group, self.known, session.model.weights, session.packed, band,
                 algorithm=self.algorithms[group.last.name], num_threads=session.num_threads,
-                labels=self.labels and group.last.name == self.graph.output,
+                device=session.device, labels=self.labels and group.last.name == self.graph.output,
             )  # fmt: skip
         return self._steps[key]
 
@@ -344,7 +344,7 @@ class Bands:
         elif group.then is not None:
             options["pool"] = True
         kernel = (*attrs["kernel"], x[3], attrs["filters"])
-        return fastconv.choose_algorithm(x, kernel, **options)
+        return fastconv.choose_algorithm(x, kernel, device=session.device, **options)
 
 
 class _Rows:

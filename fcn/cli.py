@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+import fastconv
+from fastconv import DeviceError
 from fcn import models, native
 from fcn._errors import reason
 from fcn.graph import Graph, Model
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fcn: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, DeviceError) as error:
         _complain(error)
         return 2
 
@@ -118,7 +120,7 @@ def _segment(args: argparse.Namespace) -> int:
     photos = [Path(photo) for photo in args.photos]
     _refuse_equal_names(photos)
     model = find_model(args.model)
-    session = Session(model, num_threads=args.threads)
+    session = Session(model, num_threads=args.threads, device=args.device)
     channels = model.graph.channels if model.graph.channels in (1, 3) else None
     folder = export.make_folder(args.out)
     failed = 0
@@ -214,6 +216,11 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(_: argparse.Namespace) -> int:
+    fastconv.show_config()
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -247,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
         "--planes", type=_planes, default=(), metavar="NAMES",
         help="write .npy files of margin, probability, entropy (those that are named)",
     )  # fmt: skip
+    segment.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: cpu)")
     segment.add_argument("--out", default="segmented", metavar="DIR", help="folder for the masks")
     train = command("train", _train, "Train a digit model in TensorFlow, with a progress bar.")
     train.add_argument(
@@ -281,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info, "Show the layers of a model and how it was made.")
     info.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     info.add_argument("--size", type=_size, metavar="HxW", help="input size for the shapes")
+    command("doctor", _doctor, "Tell what was found: versions, CPU, threads, kernels and GPU.")
     return parser
 
 

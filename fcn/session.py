@@ -44,6 +44,7 @@ class Program:
         *,
         algorithm: str = "auto",
         num_threads: int | None = None,
+        device: str = "cpu",
         labels: bool = False,
     ) -> None:
         graph, shapes = model.graph, model.graph.shapes(shape)
@@ -59,6 +60,7 @@ class Program:
                 packed,
                 algorithm=algorithm,
                 num_threads=num_threads,
+                device=device,
                 labels=self.labels and group is found[-1],
             )
             for group in sorted(found, key=lambda g: kernel_bytes(g, model.weights), reverse=True)
@@ -131,6 +133,8 @@ class Session:
         Threads per run; None is what `fastconv.get_num_threads` says. Results do not depend on it.
     algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
         For the convolutions, as in `fastconv.conv2d`.
+    device : str
+        Where layers run, as in `fastconv.conv2d`. Between layers, what they give is on the host.
 
     Examples
     --------
@@ -141,11 +145,13 @@ class Session:
     """
 
     def __init__(
-        self, model: Model, num_threads: int | None = None, algorithm: str = "auto"
-    ) -> None:
+        self, model: Model, num_threads: int | None = None, algorithm: str = "auto",
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         self.model = model
         self.num_threads = num_threads
         self.algorithm = algorithm
+        self.device = device
         # lru_cache is safe between threads: at worst two of them plan the same shape
         self._program = functools.lru_cache(PROGRAMS)(self._compile)
         self.packed: Packed = {}
@@ -207,6 +213,7 @@ class Session:
             self.packed,
             algorithm=self.algorithm,
             num_threads=self.num_threads,
+            device=self.device,
         )
 
     @overload
@@ -322,7 +329,9 @@ class Session:
         name = max((node.name for node in graph.nodes), key=len) + " resized"
         last = Node(name, "resize2d", (graph.output, INPUT))
         longer = replace(graph, nodes=(*graph.nodes, last), output=name)
-        session = Session(replace(self.model, graph=longer), self.num_threads, self.algorithm)
+        session = Session(
+            replace(self.model, graph=longer), self.num_threads, self.algorithm, self.device
+        )
         session.packed = self.packed
         return session
 
@@ -369,7 +378,7 @@ class Session:
     def _compile(self, shape: Shape, labels: bool = False) -> Program:
         return Program(
             self.model, shape, self.packed, algorithm=self.algorithm,
-            num_threads=self.num_threads, labels=labels,
+            num_threads=self.num_threads, device=self.device, labels=labels,
         )  # fmt: skip
 
     def _borrow(self, program: Program) -> dict[str, Array]:

@@ -93,13 +93,14 @@ def compile_step(
     *,
     algorithm: str = "auto",
     num_threads: int | None = None,
+    device: str = "cpu",
     labels: bool = False,
 ) -> Step:
     """A step for all rows; arguments as for `compile_band`."""
     whole = rows.band(group, known, 0, known[group.last.name][1])
     return compile_band(
         group, known, weights, packed, whole, algorithm=algorithm, num_threads=num_threads,
-        labels=labels,
+        device=device, labels=labels,
     )  # fmt: skip
 
 
@@ -112,6 +113,7 @@ def compile_band(
     *,
     algorithm: str = "auto",
     num_threads: int | None = None,
+    device: str = "cpu",
     labels: bool = False,
 ) -> Step:
     """Plan one group of nodes for some rows of its result.
@@ -129,6 +131,7 @@ def compile_band(
         As `fcn.rows.band` gives it.
     algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
     num_threads : int or None
+    device : str
     labels : bool
         Give the channel with the largest number of each pixel; see `gives_labels`.
 
@@ -141,7 +144,7 @@ def compile_band(
     _, _, across, channels = known[group.last.name]
     high = band.rows[1] - band.rows[0]
     out: tuple[int, ...] = (n, high, across) if labels else (n, high, across, channels)
-    threads: dict[str, Any] = {"num_threads": num_threads}
+    where: dict[str, Any] = {"num_threads": num_threads, "device": device}
     call: Callable[..., object]
     if node.rule.kernel is not None:
         if node.name not in packed:
@@ -150,11 +153,11 @@ def compile_band(
         if node.op == "conv2d_transpose":
             cropped = _cropped(group, known, band)
             call = fastconv.plan_conv2d_transpose(
-                x, kernel, bias, argmax=labels, **cropped, **threads
+                x, kernel, bias, argmax=labels, **cropped, **where
             )
         else:
             keys = ("stride", "dilation", "activation", "alpha")
-            options = {key: node.attrs[key] for key in keys} | threads
+            options = {key: node.attrs[key] for key in keys} | where
             if group.then is not None and group.then.op == "add":
                 options |= {"add": True, "activation": group.then.attrs["activation"]}
             elif group.then is not None:
@@ -165,21 +168,21 @@ def compile_band(
         native.release(kernel.array)  # it is packed now
     elif node.op == "activation":  # of a depthwise convolution that changes nothing
         ones = np.ones((1, 1, 1, c), np.float32)
-        call = fastconv.plan_conv2d(x, ones, groups=c, **threads, **node.attrs)
+        call = fastconv.plan_conv2d(x, ones, groups=c, **where, **node.attrs)
     elif node.op in ELEMENTWISE:
         call = functools.partial(_together, node.op, **node.attrs)
     elif node.op in POOLS:
         size, stride = node.attrs["size"], node.attrs["stride"]
         how = {"size": size, "stride": stride, "padding": _padding(node, known, band)}
-        call = functools.partial(POOLS[node.op], **how, **threads)
+        call = functools.partial(POOLS[node.op], **how, **where)
     elif node.op in rows.RESIZES:
         call = functools.partial(
             fastconv.resize2d, size=known[node.name][1:3], rows=band.rows, argmax=labels,
             above=band.reads[0][0], height=known[node.inputs[0]][1],
-            method=node.attrs.get("method", "bilinear"), **threads,
+            method=node.attrs.get("method", "bilinear"), **where,
         )  # fmt: skip
     elif node.op in THREADED:
-        call = functools.partial(THREADED[node.op], **threads, **node.attrs)
+        call = functools.partial(THREADED[node.op], **where, **node.attrs)
     elif node.op == "concat":
         call = _concat
     else:
@@ -242,8 +245,8 @@ def _left(node: Node) -> int:
     return left if node.op == "pad2d" else -left
 
 
-def _global(pool: Callable[..., Array], x: Array, *, num_threads: int | None, out: Array) -> None:
-    out[:, 0, 0, :] = pool(x, num_threads=num_threads)
+def _global(pool: Callable[..., Array], x: Array, *, out: Array, **where: Any) -> None:
+    out[:, 0, 0, :] = pool(x, **where)
 
 
 def _together(op: str, *inputs: Array, out: Array, activation: str | None = None) -> None:

@@ -147,6 +147,21 @@ def test_one_bad_photo_does_not_stop_the_others(capsys, tmp_path, model_file, ph
     assert sorted(p.name for p in out.iterdir()) == ["photo_mask.png", "photo_overlay.png"]
 
 
+def test_segment_tells_why_there_is_no_cuda(capsys, tmp_path, model_file, photo):
+    where = ["--device", "cuda", "--out", str(tmp_path / "out")]
+    assert cli.main(["segment", str(photo), "--model", str(model_file), *where]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fcn: conv2d: device 'cuda' cannot be used: ")
+    assert error.count("\n") == 1
+
+
+def test_doctor_tells_what_was_found(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for start in ("python ", "cpu ", "threads ", "cuda cannot be used: "):
+        assert f"\n{start}" in f"\n{out}"
+
+
 def test_segment_errors(capsys, tmp_path, model_file, photo):
     run = ["segment", "--model", model_file]
     assert "No such file" in fails(capsys, *run, tmp_path / "none.png", "--out", tmp_path / "out")

@@ -3,6 +3,8 @@
 import ml_dtypes
 import numpy as np
 
+from fastconv.gpu import GpuArray
+from fastconv.memory import aligned_empty
 from tests.fastconv.cuda import lanes
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
@@ -46,3 +48,40 @@ def as_device(value):
     if isinstance(value, np.ndarray):
         return value
     return np.float32(value) if isinstance(value, float) else np.int32(value)
+
+
+class Simulated:
+    """What `device.Gpu` offers, without one."""
+
+    index = 0
+
+    def __init__(self):
+        self.memory = {}  # address -> bytes
+        self.copies = []  # kinds of copies between host and GPU
+
+    def array(self, shape, dtype):
+        dtype = np.dtype(dtype)
+        memory = aligned_empty((int(np.prod(shape)) * dtype.itemsize,), np.uint8)
+        memory.fill(0xFF)
+        self.memory[memory.ctypes.data] = memory
+        return GpuArray(memory.ctypes.data, tuple(shape), dtype, memory)
+
+    def upload(self, array):
+        self.copies.append("upload")
+        copy = self.array(array.shape, array.dtype)
+        self.memory[copy.pointer][...] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        return copy
+
+    def download(self, source, array):
+        self.copies.append("download")
+        array[...] = self.memory[source.pointer].view(array.dtype).reshape(array.shape)
+
+    def wait(self, stream):
+        assert stream in (None, 1)
+
+    def launch(self, kernel, grid, arguments):
+        values = [
+            self.memory[value].view(str(kind.dtype)) if hasattr(kind, "dtype") else as_device(value)
+            for kind, value in zip(kernel.signature.args, arguments, strict=True)
+        ]
+        lanes.launch(kernel.function, grid, kernel.threads, values, kernel.shared)

@@ -13,55 +13,7 @@ from fastconv import bounds, cuda, reference
 from fastconv.cuda import device
 from fastconv.gpu import GpuArray
 from fastconv.spec import Pool2d
-from tests.fastconv.cuda import lanes
-from tests.fastconv.cuda.simulation import as_device
 from tests.helpers import assert_equal, assert_within, integers, normals
-
-
-class Simulated:
-    """What `device.Gpu` offers, without one."""
-
-    index = 0
-
-    def __init__(self):
-        self.memory = {}  # address -> bytes
-        self.copies = []  # kinds of copies between host and GPU
-
-    def array(self, shape, dtype):
-        dtype = np.dtype(dtype)
-        memory = fastconv.aligned_empty((int(np.prod(shape)) * dtype.itemsize,), np.uint8)
-        memory.fill(0xFF)
-        self.memory[memory.ctypes.data] = memory
-        return GpuArray(memory.ctypes.data, tuple(shape), dtype, memory)
-
-    def upload(self, array):
-        self.copies.append("upload")
-        copy = self.array(array.shape, array.dtype)
-        self.memory[copy.pointer][...] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-        return copy
-
-    def download(self, source, array):
-        self.copies.append("download")
-        array[...] = self.memory[source.pointer].view(array.dtype).reshape(array.shape)
-
-    def wait(self, stream):
-        assert stream in (None, 1)
-
-    def launch(self, kernel, grid, arguments):
-        values = [
-            self.memory[value].view(str(kind.dtype)) if hasattr(kind, "dtype") else as_device(value)
-            for kind, value in zip(kernel.signature.args, arguments, strict=True)
-        ]
-        lanes.launch(kernel.function, grid, kernel.threads, values, kernel.shared)
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    simulated = Simulated()
-    monkeypatch.setattr(device, "gpu", lambda index: simulated)
-    cuda.on.cache_clear()
-    yield simulated
-    cuda.on.cache_clear()
 
 
 class Foreign:
