@@ -54,14 +54,14 @@ def segment(
         down = np.minimum(np.arange(low, high), height - 1)
         return session.normalise(image[down][:, across])[None]
 
-    runner = Bands(session.sized(whole), whole, labels=not planes)
-    labels = np.empty((height, width), fastconv.label_dtype(runner.classes))
+    classes = session.model.graph.shapes(whole)[session.model.graph.output][3]
+    labels = np.empty((height, width), fastconv.label_dtype(classes))
     found = {name: np.empty((height, width), np.float32) for name in planes or ()}
-    if band is not None:
-        schedule = runner.schedule(band)
-    else:
+    limit = None
+    if band is None:
         kept = [image, labels, *found.values()]
-        schedule = runner.schedule_within(nbytes(memory or 0) - sum(a.nbytes for a in kept))
+        limit = nbytes(memory or 0) - sum(array.nbytes for array in kept)
+    runner, schedule = session.banded(whole, not planes, band, limit)
     for low, made in runner.run(schedule, read):
         here = slice(low, min(low + made.shape[1], height))
         part = made[:, : here.stop - low, :width]
@@ -221,7 +221,6 @@ class Bands:
         self.known = self.graph.shapes(whole)
         self.groups = list(groups(self.graph, self.known))
         self.algorithms = {g.last.name: self._algorithm(g) for g in self.groups}
-        self.classes = self.known[self.graph.output][3]
         self.labels = labels and gives_labels(self.groups[-1], self.known)
         self._steps: dict[Any, Step] = {}
 

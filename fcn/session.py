@@ -24,6 +24,7 @@ from fcn.graph import INPUT, Model, Node, Shape
 from fcn.steps import Packed, Step, compile_step, gives_labels, kernel_bytes
 
 if TYPE_CHECKING:
+    from fcn.bands import Bands, Schedule
     from fcn.profiling import Profile
 
 __all__ = ["Session"]
@@ -154,6 +155,7 @@ class Session:
         self.device = device
         # lru_cache is safe between threads: at worst two of them plan the same shape
         self._program = functools.lru_cache(PROGRAMS)(self._compile)
+        self._banded = functools.lru_cache(PROGRAMS)(self._schedule)
         self.packed: Packed = {}
         self._idle: deque[tuple[Program, dict[str, Array]]] = deque()
 
@@ -317,6 +319,20 @@ class Session:
     def sized(self, shape: Shape) -> Session:
         """A session whose result has the size of the input: this one, or one that resizes it."""
         return self if self._fits(shape) else self._resized
+
+    def banded(
+        self, whole: Shape, labels: bool, band: int | None, limit: int | None
+    ) -> tuple[Bands, Schedule]:
+        """What `segment` runs over bands of so many rows, or in so many bytes."""
+        return self._banded(whole, labels, band, limit)
+
+    def _schedule(
+        self, whole: Shape, labels: bool, band: int | None, limit: int | None
+    ) -> tuple[Bands, Schedule]:
+        from fcn.bands import Bands
+
+        bands = Bands(self.sized(whole), whole, labels)
+        return bands, bands.schedule_within(limit or 0) if band is None else bands.schedule(band)
 
     def labels_of(self, made: Array) -> npt.NDArray[Any]:
         """The class of each pixel, of scores."""

@@ -192,6 +192,20 @@ def test_pictures_have_the_same_labels(name, monkeypatch):
     assert len(np.unique(expected)) > 1
 
 
+def test_schedules_are_made_once(monkeypatch):
+    session, made = session_of(NARROW["fcn8s"]), []
+    init = bands.Schedule.__init__
+    monkeypatch.setattr(bands.Schedule, "__init__",
+                        lambda self, *a: (made.append(1), init(self, *a))[1])  # fmt: skip
+    for _ in range(3):
+        session.segment(picture(100, 80), memory="1GB")
+    first = len(made)
+    session.segment(picture(100, 80), memory="1GB")
+    assert len(made) == first
+    session.segment(picture(100, 80), band=32)
+    assert len(made) == first + 1
+
+
 def test_memory_limits_the_bands():
     graph = models.fcn8s(4, width=4, fc=16, fc_kernel=3)
     session = session_of(graph)
