@@ -3,6 +3,7 @@
 #
 #   make demo     segment held-out scenes with the trained networks; pictures in build/demo
 #   make test     all tests but the slow ones (test-all: these, too)
+#   make test-gpu all CUDA kernels on the first GPU
 #   make check    formatting, lint and types
 #   make bench    timings beside those of other libraries, and of start-up
 #   make clean    remove what was built (distclean: and .venv)
@@ -17,17 +18,20 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # CPUs and without which it cannot dilate a transposed convolution.
 QUIET_TENSORFLOW := CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 TF_ENABLE_ONEDNN_OPTS=1
 
-.PHONY: demo test test-all check bench clean distclean
+.PHONY: demo test test-all test-gpu check bench clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/fcn demo --out build/demo
 
 test: $(VENV)/.test-installed
-	$(QUIET_TENSORFLOW) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(QUIET_TENSORFLOW) $(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-all: $(VENV)/.test-installed
-	$(QUIET_TENSORFLOW) $(BIN)/python -m pytest $(ARGS)
+	$(QUIET_TENSORFLOW) $(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+test-gpu: $(VENV)/.test-installed
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/python -m pytest -m gpu -rs tests/fastconv/cuda $(ARGS)
 
 check: $(VENV)/.check-installed
 	$(BIN)/ruff check .
@@ -52,7 +56,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-installed: EXTRAS := demo
-$(VENV)/.test-installed: EXTRAS := dev,tensorflow
+$(VENV)/.test-installed: EXTRAS := dev,tensorflow,cuda
 $(VENV)/.check-installed: EXTRAS := dev
 $(VENV)/.bench-installed: EXTRAS := bench
 

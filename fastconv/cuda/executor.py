@@ -38,9 +38,10 @@ class Executor:
 
     def run(self, x: Any, out: Any, threads: int, add: Any = None) -> None:
         """All arrays C-contiguous, of the planned shapes and dtypes, on the host or on the GPU."""
-        self._run({"x": x} if add is None else {"x": x, "add": add}, {"out": out})
+        self.compute({"x": x} if add is None else {"x": x, "add": add}, {"out": out})
 
-    def _run(self, inputs: dict[str, Any], results: dict[str, Any]) -> None:
+    def compute(self, inputs: dict[str, Any], results: dict[str, Any]) -> None:
+        """Run the program on arrays with the names that it gives them."""
         places = {name: self._input(array) for name, array in inputs.items()}
         places |= {
             name: r if isinstance(r, GpuArray) else self.gpu.array(r.shape, r.dtype)
@@ -80,7 +81,7 @@ class WithIndices(Executor):
 
     def run(self, x: Any, out: Any, indices: Any, threads: int) -> None:  # type: ignore[override]
         """As `Executor.run`; `indices` int64."""
-        self._run({"x": x}, {"out": out, "indices": indices})
+        self.compute({"x": x}, {"out": out, "indices": indices})
 
 
 def _itemsize(dtype: str) -> int:

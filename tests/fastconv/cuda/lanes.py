@@ -12,7 +12,6 @@ without a barrier between them. So are accesses of shared memory that meet in a 
 import functools
 import math
 import types
-from collections import Counter
 
 import numba.cuda
 import numpy as np
@@ -38,7 +37,6 @@ class Block:
         self.threadIdx = types.SimpleNamespace(x=lanes)
         self.blockIdx = types.SimpleNamespace(**dict(zip("xyz", map(np.int32, index), strict=True)))
         self.shared = types.SimpleNamespace(array=self._shared)
-        self.used = Counter()  # calls of each function
         self._dynamic = dynamic
         self._written = written
         self._tiles = {}  # shared arrays: bytes' last writers and readers since the last barrier
@@ -338,19 +336,9 @@ def _bind(value, block, bound):
     if value is math:
         return MATH
     if id(value) in FUNCTIONS:
-        return _counted(block, FUNCTIONS[id(value)])
+        return getattr(block, FUNCTIONS[id(value)])
     function = getattr(value, "py_func", None)
     return value if function is None else _copy(function, block, bound)
-
-
-def _counted(block, name):
-    method = getattr(block, name)
-
-    def call(*arguments):
-        block.used[name] += 1
-        return method(*arguments)
-
-    return call
 
 
 def _copy(function, block, bound):
@@ -372,15 +360,13 @@ def _copy(function, block, bound):
 
 
 def launch(function, grid, threads, arguments, dynamic=0, late=True, block=Block):
-    """Run a kernel on flat arrays and numbers; how often each of the functions was called.
+    """Run a kernel on flat arrays and numbers.
 
     `late` says when asynchronous copies arrive: when they are waited for, or at once.
     """
-    used, written = Counter(), {}
+    written = {}
     flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments]
     with np.errstate(over="ignore", invalid="ignore"):
         for z, y, x in np.ndindex(*grid[::-1]):
             one = block((x, y, z), threads, written, dynamic, late)
             _copy(function, one, {})(*flat)
-            used += one.used
-    return used

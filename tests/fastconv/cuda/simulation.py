@@ -10,7 +10,7 @@ from tests.fastconv.cuda import lanes
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
 
 
-def simulate(program, shape, dtype, used=None, block=lanes.Block, late=True, **arrays):
+def simulate(program, shape, dtype, block=lanes.Block, late=True, **arrays):
     """What a program makes of "x" and "add"; it fills "indices", if there are any."""
     arrays = {name: bits(np.ascontiguousarray(a)) for name, a in arrays.items()}
     for name, (size, kind) in {**program.between, "out": (shape, dtype)}.items():
@@ -22,11 +22,9 @@ def simulate(program, shape, dtype, used=None, block=lanes.Block, late=True, **a
     for step in program.steps:
         arguments = [as_device(a) for a in step.arguments(find)]
         kernel = step.kernel
-        calls = lanes.launch(
+        lanes.launch(
             kernel.function, step.grid, kernel.threads, arguments, kernel.shared, late, block
         )
-        if used is not None:
-            used.update(calls)
     return arrays["out"].view(DTYPES.get(dtype, dtype))
 
 

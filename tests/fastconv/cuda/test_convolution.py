@@ -1,100 +1,35 @@
 """Convolution kernels of the table, simulated thread by thread against the reference."""
 
-import dataclasses
-from collections import Counter
+import functools
 
 import numpy as np
 import pytest
 
 from fastconv import bounds, reference
 from fastconv.cuda import convolution, pointwise
-from fastconv.cuda.kernels import KERNELS
 from fastconv.spec import Conv2d, ConvTranspose2d
 from tests.fastconv.cuda import lanes
-from tests.fastconv.cuda.simulation import DTYPES, simulate
+from tests.fastconv.cuda.cases import CASES, FILTERS, PAD, check_filter, served
+from tests.fastconv.cuda.simulation import simulate
 from tests.helpers import assert_within, normals
 
-ALGORITHMS = {"direct", "depthwise", "tf32", "tf32x3", "tensor"}
-FILTERS = [k for k in KERNELS if k.algorithm in ALGORITHMS]
-PAD = ((1, 1), (1, 1))
-CASES = {
-    "3x3": Conv2d((1, 9, 13, 8), (3, 3, 8, 20), pad=PAD),
-    "first layer": Conv2d((1, 12, 11, 3), (3, 3, 3, 33), (2, 2), PAD, activation="relu"),
-    "1x1": Conv2d((2, 7, 5, 12), (1, 1, 12, 140), add=True, activation="relu6"),
-    "dilated": Conv2d((1, 11, 12, 4), (3, 2, 4, 6), (1, 2), ((2, 1), (0, 3)), (3, 2)),
-    "deep": Conv2d((2, 7, 12, 40), (2, 3, 40, 136), (2, 1), PAD, activation="relu", add=True),
-    "two groups": Conv2d((1, 13, 11, 48), (3, 1, 24, 36), (1, 2), PAD, groups=2),
-    "pooled": Conv2d((1, 7, 8, 8), (3, 3, 8, 12), pad=PAD, activation="relu", pool=True),
-    "depthwise": Conv2d((1, 9, 7, 12), (3, 3, 1, 12), (2, 1), PAD, groups=12, activation="relu6"),
-    "multiplied": Conv2d((2, 5, 6, 3), (3, 2, 1, 6), groups=3, dilation=(1, 2), add=True),
-    "grouped": Conv2d((1, 6, 7, 12), (3, 3, 4, 15), pad=PAD, groups=3, activation="leaky_relu"),
-    "odd groups": Conv2d((1, 6, 7, 9), (2, 3, 3, 6), groups=3, add=True),
-    "one of all": Conv2d((1, 5, 6, 1), (4, 1, 1, 1), pad=((0, 3), (0, 0))),
-    "no channels": Conv2d((1, 4, 5, 0), (3, 3, 0, 5), pad=PAD),
-    "transposed": ConvTranspose2d((1, 6, 5, 8), (4, 4, 21, 8), (2, 2), PAD, add=True),
-    "wide steps": ConvTranspose2d((1, 3, 3, 16), (7, 5, 70, 16), (4, 3), ((1, 2), (0, 1))),
-    "3x3 by 2": ConvTranspose2d((2, 4, 5, 5), (3, 3, 4, 5), (2, 2), ((0, 1), (1, 0))),
-    "apart": ConvTranspose2d((1, 4, 3, 4), (2, 1, 8, 4), (3, 2), ((0, -1), (0, -1))),
-    "t. dilated": ConvTranspose2d((1, 4, 5, 6), (3, 2, 2, 6), (2, 3), dilation=(3, 2), groups=3),
-}
 
-
-def random(shape, seed, dtype):
-    return normals(shape, seed).astype(DTYPES.get(dtype, dtype))
-
-
-def check(spec, kernel, block=lanes.Block, late=True):
-    """A kernel's result, simulated, is within the bound; gives how often it called what."""
-    sums = spec.conv_out if isinstance(spec, Conv2d) else spec.out
-    x, w, add = (random(s, i, spec.dtype) for i, s in enumerate((spec.x, spec.w, sums)))
-    bias = random(spec.out[3], 4, spec.dtype)
-    inputs = {"x": x, "add": add} if spec.add else {"x": x}
-    program = convolution.plan(spec, w, bias, None, kernel)
-    used = Counter()
-    y = simulate(program, spec.out, spec.dtype, used, block, late, **inputs)
-
-    working = dataclasses.replace(spec, dtype="float32")
-    op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
-    operands = [a.astype(np.float32) for a in (x, w, bias)]
-    add = add.astype(np.float32) if spec.add else None
-    expected = getattr(reference, op)(*operands, working, add)
-    algorithm = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
-    bound = getattr(bounds, op)(*operands, working, algorithm, add=add)
-    bound = bounds.activation(spec.activation, expected, bound, "float32", spec.alpha)
-    if spec.dtype != "float32":
-        bound = bounds.rounded_to(spec.dtype, np.abs(expected), bound)
-    assert_within(y, expected, bound)
-    return used
-
-
-def _served():
-    """Kernels and the cases that each of them can serve, with an activation that it does not fuse
-    where its results are wider than the images."""
-    for kernel in FILTERS:
-        for name, case in CASES.items():
-            spec = dataclasses.replace(case, dtype=kernel.dtype)
-            if kernel.result != kernel.dtype:
-                spec = dataclasses.replace(spec, activation="silu", alpha=None)
-            if kernel in convolution.able(spec, kernel.algorithm):
-                yield pytest.param(kernel, spec, id=f"{kernel.name}-{name}")
-
-
-@pytest.mark.parametrize("kernel, spec", [*_served()])
+@pytest.mark.parametrize("kernel, spec", [*served()])
 def test_within_the_bound(kernel, spec):
-    for late in (True, False) if kernel.shared else (True,):
-        check(spec, kernel, late=late)
+    check_filter(spec, kernel, simulate)
+    if kernel.shared:
+        check_filter(spec, kernel, functools.partial(simulate, late=False))
 
 
 def test_every_kernel_of_convolutions_serves_a_case():
-    served = {param.values[0] for param in _served()}
-    assert served == set(FILTERS)
+    assert {param.values[0] for param in served()} == set(FILTERS)
 
 
 @pytest.mark.parametrize("name", pointwise.NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_activations_that_are_not_fused(name, dtype):
     spec = Conv2d((1, 5, 6, 4), (1, 1, 4, 8), activation=name, dtype=dtype)
-    check(spec, convolution.choose(spec, "direct"))
+    check_filter(spec, convolution.choose(spec, "direct"), simulate)
 
 
 @pytest.mark.parametrize("name", pointwise.NAMES)
@@ -208,11 +143,11 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault, algorithm", FAULTS, ids=lambda f: getattr(f, "__name__", f))
 def test_the_simulator_finds_faults(fault, algorithm):
-    found = []
+    found, run = [], functools.partial(simulate, block=fault)
     for name, spec in CASES.items():
         if algorithm == "direct" or (spec.x[3] // spec.groups) % 4 == 0:
             try:
-                check(spec, convolution.choose(spec, algorithm), fault)
+                check_filter(spec, convolution.choose(spec, algorithm), run)
             except AssertionError as error:
                 found.append((name, error))
     assert found

@@ -1,0 +1,176 @@
+"""What kernels are judged by, simulated or on a GPU: specs, operands, the reference, its bounds.
+
+`run(program, shape, dtype, **arrays)` is a way to run a program: `simulation.simulate`, or a GPU.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fastconv import bounds, reference
+from fastconv.cuda import convolution, pixels
+from fastconv.cuda.kernels import IMAGE_TYPES, KERNELS
+from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from tests.fastconv.cuda.simulation import DTYPES
+from tests.helpers import assert_within, normals
+
+ALGORITHMS = {"direct", "depthwise", "tf32", "tf32x3", "tensor"}
+FILTERS = [k for k in KERNELS if k.algorithm in ALGORITHMS]
+PAD, UNEVEN = ((1, 1), (1, 1)), ((1, 0), (1, 1))
+CASES = {
+    "3x3": Conv2d((1, 9, 13, 8), (3, 3, 8, 20), pad=PAD),
+    "first layer": Conv2d((1, 12, 11, 3), (3, 3, 3, 33), (2, 2), PAD, activation="relu"),
+    "1x1": Conv2d((2, 7, 5, 12), (1, 1, 12, 140), add=True, activation="relu6"),
+    "dilated": Conv2d((1, 11, 12, 4), (3, 2, 4, 6), (1, 2), ((2, 1), (0, 3)), (3, 2)),
+    "deep": Conv2d((2, 7, 12, 40), (2, 3, 40, 136), (2, 1), PAD, activation="relu", add=True),
+    "two groups": Conv2d((1, 13, 11, 48), (3, 1, 24, 36), (1, 2), PAD, groups=2),
+    "pooled": Conv2d((1, 7, 8, 8), (3, 3, 8, 12), pad=PAD, activation="relu", pool=True),
+    "depthwise": Conv2d((1, 9, 7, 12), (3, 3, 1, 12), (2, 1), PAD, groups=12, activation="relu6"),
+    "multiplied": Conv2d((2, 5, 6, 3), (3, 2, 1, 6), groups=3, dilation=(1, 2), add=True),
+    "grouped": Conv2d((1, 6, 7, 12), (3, 3, 4, 15), pad=PAD, groups=3, activation="leaky_relu"),
+    "odd groups": Conv2d((1, 6, 7, 9), (2, 3, 3, 6), groups=3, add=True),
+    "one of all": Conv2d((1, 5, 6, 1), (4, 1, 1, 1), pad=((0, 3), (0, 0))),
+    "no channels": Conv2d((1, 4, 5, 0), (3, 3, 0, 5), pad=PAD),
+    "transposed": ConvTranspose2d((1, 6, 5, 8), (4, 4, 21, 8), (2, 2), PAD, add=True),
+    "wide steps": ConvTranspose2d((1, 3, 3, 16), (7, 5, 70, 16), (4, 3), ((1, 2), (0, 1))),
+    "3x3 by 2": ConvTranspose2d((2, 4, 5, 5), (3, 3, 4, 5), (2, 2), ((0, 1), (1, 0))),
+    "apart": ConvTranspose2d((1, 4, 3, 4), (2, 1, 8, 4), (3, 2), ((0, -1), (0, -1))),
+    "t. dilated": ConvTranspose2d((1, 4, 5, 6), (3, 2, 2, 6), (2, 3), dilation=(3, 2), groups=3),
+}
+
+
+POOLS = [
+    Pool2d((1, 6, 8, 8), "max", (2, 2), (2, 2)),
+    Pool2d((2, 7, 5, 3), "max", (2, 2), (2, 1), UNEVEN),
+    Pool2d((1, 9, 7, 16), "max", (3, 2), (2, 2), UNEVEN, (2, 1)),
+    Pool2d((1, 5, 6, 5), "max", (3, 3), (2, 2), ((1, 1), (1, 1)), out_hw=(3, 4)),
+    Pool2d((1, 6, 8, 8), "avg", (3, 2), (1, 2), UNEVEN),
+    Pool2d((2, 7, 5, 3), "avg", (2, 3), (2, 2), UNEVEN, (2, 1), count_include_pad=True),
+    Pool2d((3, 4, 5, 4), "avg", (4, 5), (4, 5)),
+]
+RESIZES = [
+    Resize2d((1, 5, 6, channels), size, method, coordinates)
+    for channels, size in ((8, (9, 11)), (3, (3, 4)))
+    for method in ("nearest", "bilinear", "bicubic")
+    for coordinates in ("half_pixel", "asymmetric", "align_corners")
+]
+
+
+def random(shape, seed, dtype):
+    return normals(shape, seed).astype(DTYPES.get(dtype, dtype))
+
+
+def served():
+    """Kernels and the cases that each of them can serve, with an activation that it does not fuse
+    where its results are wider than the images."""
+    for kernel in FILTERS:
+        for name, case in CASES.items():
+            spec = dataclasses.replace(case, dtype=kernel.dtype)
+            if kernel.result != kernel.dtype:
+                spec = dataclasses.replace(spec, activation="silu", alpha=None)
+            if kernel in convolution.able(spec, kernel.algorithm):
+                yield pytest.param(kernel, spec, id=f"{kernel.name}-{name}")
+
+
+def check_filter(spec, kernel, run):
+    """The result of a convolution is within the bound."""
+    sums = spec.conv_out if isinstance(spec, Conv2d) else spec.out
+    x, w, add = (random(s, i, spec.dtype) for i, s in enumerate((spec.x, spec.w, sums)))
+    bias = random(spec.out[3], 4, spec.dtype)
+    inputs = {"x": x, "add": add} if spec.add else {"x": x}
+    program = convolution.plan(spec, w, bias, None, kernel)
+    y = run(program, spec.out, spec.dtype, **inputs)
+
+    working = dataclasses.replace(spec, dtype="float32")
+    op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
+    operands = [a.astype(np.float32) for a in (x, w, bias)]
+    add = add.astype(np.float32) if spec.add else None
+    expected = getattr(reference, op)(*operands, working, add)
+    algorithm = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
+    bound = getattr(bounds, op)(*operands, working, algorithm, add=add)
+    bound = bounds.activation(spec.activation, expected, bound, "float32", spec.alpha)
+    if spec.dtype != "float32":
+        bound = bounds.rounded_to(spec.dtype, np.abs(expected), bound)
+    assert_within(y, expected, bound)
+
+
+def odd(shape, dtype):
+    """Operands with a NaN and an infinity."""
+    x = random(shape, 1, dtype)
+    x[0, 1, 2, 0] = np.nan
+    x[0, -1, 0, -1] = -np.inf
+    return x
+
+
+def _judge(y, expected, bound, dtype):
+    """Within the bound, and not finite where the reference is not."""
+    odd = ~np.isfinite(expected)
+    np.testing.assert_array_equal(y[odd].astype(float), expected[odd])
+    if dtype != "float32":
+        with np.errstate(invalid="ignore"):
+            bound = bounds.rounded_to(dtype, np.abs(expected), bound)
+    assert_within(y[~odd], expected[~odd], bound[~odd])
+
+
+def check_windows(spec, run):
+    """A pool or a resize is within the bound."""
+    pool = isinstance(spec, Pool2d)
+    program = pixels.one(pixels.pool(spec) if pool else pixels.resize(spec))
+    x = odd(spec.x, spec.dtype)
+    y = run(program, spec.out, spec.dtype, x=x)
+    op, wide = "pool2d" if pool else "resize2d", x.astype(np.float32)
+    working = dataclasses.replace(spec, dtype="float32")
+    with np.errstate(invalid="ignore"):
+        expected = getattr(reference, op)(wide, working)
+    finite = np.nan_to_num(wide, neginf=0)
+    _judge(y, expected, getattr(bounds, op)(finite, working), spec.dtype)
+
+
+def check_indices(spec, run):
+    """A max-pool and the indices of its maxima are exact."""
+    x = odd(spec.x, spec.dtype)
+    x[:, 3:] = np.round(x[:, 3:])  # equal ones, too
+    indices = np.full(spec.out, -1, np.int64)
+    y = run(pixels.pool_with_indices(spec), spec.out, spec.dtype, x=x, indices=indices)
+    np.testing.assert_array_equal(indices, reference.max_pool2d_indices(x, spec))
+    np.testing.assert_array_equal(y.astype(float), reference.pool2d(x, spec))
+
+
+def check_argmax(spec, label, run):
+    """Labels are exact."""
+    x = odd(spec.x, spec.dtype)
+    x[0, 2:] = np.round(x[0, 2:])  # equal ones
+    x[1, 0] = -np.inf
+    x[1, 1, 1, spec.x[3] // 2 :] = np.nan
+    program = pixels.one(pixels.channel_op(spec, np.dtype(label)))
+    np.testing.assert_array_equal(run(program, spec.out, label, x=x), reference.channel_op(x, spec))
+
+
+def check_softmax(spec, run):
+    """A softmax is within the bound."""
+    x = odd(spec.x, spec.dtype)
+    x[0, 1, 1, 0] = np.inf
+    y = run(pixels.one(pixels.channel_op(spec)), spec.out, spec.dtype, x=x)
+    wide = x.astype(np.float32)
+    working = dataclasses.replace(spec, dtype="float32")
+    expected = reference.channel_op(wide, working)
+    finite = np.where(np.isfinite(expected).all(axis=3, keepdims=True), wide, 0)
+    low = np.where(np.isneginf(finite), np.float32(-1e4), finite)
+    _judge(y, expected, bounds.channel_op(low, working), spec.dtype)
+
+
+ARGMAXES = [
+    (ChannelOp((2, 5, 7, channels), "argmax", dtype), label)
+    for channels in (1, 2, 5, 21, 150)
+    for dtype in IMAGE_TYPES
+    for label in ("uint8", "int32", "int64")
+]
+SOFTMAXES = [
+    ChannelOp((1, 5, 7, channels), "softmax", dtype)
+    for channels in (1, 3, 21, 150)
+    for dtype in IMAGE_TYPES
+]
+WINDOWS = [
+    dataclasses.replace(spec, dtype=dtype) for spec in (*POOLS, *RESIZES) for dtype in IMAGE_TYPES
+]
