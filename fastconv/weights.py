@@ -28,7 +28,8 @@ class Weights:
 
     Examples
     --------
-    >>> w = Weights(np.zeros((3, 3, 8, 16), np.float32))
+    >>> import fastconv
+    >>> w = fastconv.Weights(np.zeros((3, 3, 8, 16), np.float32))
     >>> plans = [fastconv.plan_conv2d((1, size, size, 8), w) for size in (64, 96)]
     """
 

@@ -39,7 +39,7 @@ LAYERS = {
         "axes",
         "disk",
     },
-    "cuda": {"shapes", "dtypes", "activations", "spec", "axes", "disk", "gpu"},
+    "cuda": {"shapes", "dtypes", "activations", "spec", "axes", "disk", "gpu", "weights"},
     "_signal_kernels": set(),
     "signal": {"_signal_kernels", "threads"},
     "arrays": {"memory", "spec", "gpu"},

@@ -115,7 +115,7 @@ class Backend:
         reason: str, labels: bool = False,
     ) -> Choice:  # fmt: skip
         kernel = self._filters.choose(spec, name)
-        program = self._filters.plan(spec, w.array, bias, slopes, kernel, labels)
+        program = self._filters.plan(spec, w, bias, slopes, kernel, labels)
         return Choice(self._executors.Executor(program, self.gpu), reason)
 
 

@@ -3,14 +3,13 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from fastconv.activations import ACTIVATIONS
 from fastconv.cuda import kernels, pixels, pointwise, product
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
 from fastconv.cuda.simt import ROWS
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d
+from fastconv.weights import Weights
 
 FUSED = {name for name, row in ACTIVATIONS.items() if row.clamp} | {"leaky_relu", "prelu"}
 Filter = Conv2d | ConvTranspose2d
@@ -36,13 +35,13 @@ def choose(spec: Filter, algorithm: str) -> Kernel:
 
 
 def plan(
-    spec: Filter, w: np.ndarray, bias: Any, slopes: Any, kernel: Kernel, labels: bool = False
+    spec: Filter, w: Weights, bias: Any, slopes: Any, kernel: Kernel, labels: bool = False
 ) -> Program:
     """The program of a convolution with all that follows it.
 
     Parameters
     ----------
-    w : ndarray, shape ``spec.w``
+    w : Weights, shape ``spec.w``
     bias, slopes : (k,) ndarray or None
     kernel : Kernel
         One that `able` gives.
@@ -78,7 +77,7 @@ def _slope(spec: Filter) -> float:
 
 
 def _product(
-    op: str, spec: Filter, w: np.ndarray, bias: Any, slopes: Any, kernel: Kernel,
+    op: str, spec: Filter, w: Weights, bias: Any, slopes: Any, kernel: Kernel,
     shape: tuple[int, ...],
 ) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
     """Grid and constants of a matrix product."""
@@ -102,7 +101,7 @@ def _product(
 
 
 def _depthwise(
-    op: str, spec: Conv2d, w: np.ndarray, bias: Any, slopes: Any, kernel: Kernel,
+    op: str, spec: Conv2d, w: Weights, bias: Any, slopes: Any, kernel: Kernel,
     shape: tuple[int, ...],
 ) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
     """Grid and constants of a depthwise convolution."""
@@ -110,7 +109,7 @@ def _depthwise(
     (kh, kw), (down, right), (dh, dw) = spec.w[:2], spec.stride, spec.dilation
     count = math.prod(shape) // kernel.unit
     constants = {
-        "w": np.ascontiguousarray(w), "bias": product.columns(bias, 0.0, 1, k, k),
+        "w": w.array, "bias": product.columns(bias, 0.0, 1, k, k),
         "slopes": product.columns(slopes, _slope(spec), 1, k, k), "height": height,
         "width": width, "c": c, "k": k, "multiplier": k // c, "oh": oh, "ow": ow, "kh": kh,
         "kw": kw, "down": down, "right": right, "dh": dh, "dw": dw, "top": spec.pad[0][0],

@@ -183,6 +183,8 @@ class Gpu:
     def upload(self, array: np.ndarray) -> GpuArray:
         """A copy of a C-contiguous array."""
         copy = self.array(array.shape, array.dtype)
+        if not array.size:
+            return copy
         with self:
             _ask(
                 self._driver.cuMemcpyHtoDAsync(
@@ -209,18 +211,17 @@ class Gpu:
 
     def launch(self, kernel: Any, grid: tuple[int, int, int], arguments: list[Any]) -> None:
         """Start a kernel; arrays are their addresses."""
-        kinds = [_KINDS.get(str(kind), ctypes.c_void_p) for kind in kernel.signature.args]
         with self:
-            function = self._function(kernel)
-            parameters = tuple(arguments), tuple(kinds)
+            function, kinds = self._function(kernel)
+            parameters = tuple(arguments), kinds
             _ask(
                 self._driver.cuLaunchKernel(
                     function, *grid, kernel.threads, 1, 1, kernel.shared, STREAM, parameters, 0
                 )
             )
 
-    def _function(self, kernel: Any) -> Any:
-        """The machine code of a kernel, loaded."""
+    def _function(self, kernel: Any) -> tuple[Any, tuple[Any, ...]]:
+        """The machine code of a kernel, loaded, and the C types of its parameters."""
         with self._lock:
             if kernel not in self._functions:
                 compiler = importlib.import_module("fastconv.cuda.compiler")
@@ -231,8 +232,7 @@ class Gpu:
                     attribute = self._driver.CUfunction_attribute
                     wanted = attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                     _ask(self._driver.cuFuncSetAttribute(function, wanted, kernel.shared))
-                self._functions[kernel] = function
+                numbers = {"int32": ctypes.c_int32, "float32": ctypes.c_float}
+                kinds = (numbers.get(str(k), ctypes.c_void_p) for k in kernel.signature.args)
+                self._functions[kernel] = function, tuple(kinds)
             return self._functions[kernel]
-
-
-_KINDS = {"int32": ctypes.c_int32, "float32": ctypes.c_float}

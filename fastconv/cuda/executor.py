@@ -1,12 +1,16 @@
 """Programs on a GPU, from arrays on the host or there."""
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from fastconv.cuda.program import Program
 from fastconv.dtypes import ITEMSIZE
 from fastconv.gpu import GpuArray
+
+# What programs for several image sizes share, above all weights: GPU and array -> the copy there.
+_COPIES: WeakValueDictionary[tuple[int, int], GpuArray] = WeakValueDictionary()
 
 
 class Executor:
@@ -71,8 +75,11 @@ class Executor:
         return copy
 
     def _constant(self, array: np.ndarray) -> GpuArray:
-        if id(array) not in self._constants:  # the program keeps the array, so the id is its own
-            self._constants[id(array)] = self.gpu.upload(np.ascontiguousarray(array))
+        """The copy of an array that the program keeps, so that no other has its id."""
+        if id(array) not in self._constants:
+            key = id(self.gpu), id(array)
+            copy = _COPIES.get(key) or self.gpu.upload(np.ascontiguousarray(array))
+            _COPIES[key] = self._constants[id(array)] = copy
         return self._constants[id(array)]
 
 

@@ -76,7 +76,7 @@ class Kernel:
         """The kernel in Python."""
         return self.make()
 
-    @property
+    @functools.cached_property
     def signature(self) -> Any:
         """Types of the parameters, which their names tell."""
         return types.void(*(self._type(name) for name in self.parameters))

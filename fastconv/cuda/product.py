@@ -17,6 +17,7 @@ import numpy as np
 
 from fastconv.shapes import Pair
 from fastconv.spec import Conv2d, ConvTranspose2d
+from fastconv.weights import Weights
 
 OUTSIDE = -(1 << 29)  # a row that no image has, nor two of them together
 COLUMNS = 8  # packed weights have a multiple of so many columns: 16 bytes or more
@@ -49,44 +50,61 @@ class Product:
     positions: Pair
 
 
-def product(spec: Conv2d | ConvTranspose2d, w: np.ndarray, unit: int, part: int) -> Product:
+def product(spec: Conv2d | ConvTranspose2d, w: Weights, unit: int, part: int) -> Product:
     """Tables and packed weights.
 
     Parameters
     ----------
-    w : ndarray, shape ``spec.w``
+    w : Weights, shape ``spec.w``
     unit : int
         Numbers that a table's entry stands for: 1, or a divisor of a group's channels.
     part : int
         The depth of each phase is filled up with zeros to a multiple of this.
     """
-    c, k, groups = spec.x[3], spec.out[3], spec.groups
-    inputs, outputs = c // groups, k // groups
-    step, out_step = spec.stride, (1, 1)
-    if isinstance(spec, ConvTranspose2d):  # (kh, kw, k / groups, c) as (kh, kw, c / groups, k)
-        w = w.reshape(*w.shape[:2], outputs, groups, inputs)
-        w = w.transpose(0, 1, 4, 3, 2).reshape(*w.shape[:2], inputs, k)
-        step, out_step = (1, 1), spec.stride
-    taps = [_taps(spec, origin) for origin in np.ndindex(*out_step)]
-    most = max(len(t) for t in taps) * inputs
-    depth, packed = -(-most // part) * part, -(-outputs // COLUMNS) * COLUMNS
+    transposed = isinstance(spec, ConvTranspose2d)
+    c, inputs = spec.x[3], spec.x[3] // spec.groups
+    step, out_step = ((1, 1), spec.stride) if transposed else (spec.stride, (1, 1))
+    met = [_taps(spec, origin) for origin in np.ndindex(*out_step)]
+    phases = tuple(tuple(tap for tap, _, _ in taps) for taps in met)
+    layout = phases, spec.groups, transposed, part
+    weights = w.packed(("cuda", *layout), lambda array: pack(array, *layout))
 
-    table = np.zeros(((len(taps) * depth + AHEAD * part) // unit, 4), np.int32)
+    depth, first = weights.shape[2], np.arange(0, inputs, unit)
+    table = np.zeros(((len(met) * depth + AHEAD * part) // unit, 4), np.int32)
     table[:, 0] = OUTSIDE
-    weights = np.zeros((len(taps), groups, depth, packed), w.dtype)
-    first = np.arange(0, inputs, unit)
-    for phase, meeting in enumerate(taps):
-        for i, (tap, row, column) in enumerate(meeting):
+    for phase, taps in enumerate(met):
+        for i, (_, row, column) in enumerate(taps):
             at = phase * depth // unit + i * len(first)
             entries = table[at : at + len(first)]
             entries[:, 0], entries[:, 1] = row, column
             entries[:, 2] = (row * spec.x[2] + column) * c + first
-            filled = weights[phase, :, i * inputs : (i + 1) * inputs, :outputs]
-            filled[...] = w[tap].reshape(inputs, groups, outputs).transpose(1, 0, 2)
-    steps = [-(-len(meeting) * inputs // part) for meeting in taps]
+    steps = np.array([-(-len(taps) * inputs // part) for taps in met], np.int32)
     hw = (spec.conv_out if isinstance(spec, Conv2d) else spec.out)[1:3]
     rows, cols = (-(-size // apart) for size, apart in zip(hw, out_step, strict=True))
-    return Product(table, np.array(steps, np.int32), weights, step, out_step, (rows, cols))
+    return Product(table, steps, weights, step, out_step, (rows, cols))
+
+
+def pack(
+    w: np.ndarray, phases: tuple[tuple[Pair, ...], ...], groups: int, transposed: bool, part: int
+) -> np.ndarray:
+    """Weights of each phase and group, [depth, output channels], where a phase has these taps.
+
+    Of a convolution `w` is (kh, kw, c / groups, k), of a transposed one (kh, kw, k / groups, c).
+    """
+    if transposed:
+        kh, kw, outputs, c = w.shape
+        inputs = c // groups
+        apart = w.reshape(kh, kw, outputs, groups, inputs).transpose(0, 1, 3, 4, 2)
+    else:
+        kh, kw, inputs, k = w.shape
+        outputs = k // groups
+        apart = w.reshape(kh, kw, inputs, groups, outputs).transpose(0, 1, 3, 2, 4)
+    depth = -(-max(map(len, phases)) * inputs // part) * part
+    packed = np.zeros((len(phases), groups, depth, -(-outputs // COLUMNS) * COLUMNS), w.dtype)
+    for phase, taps in enumerate(phases):
+        for i, tap in enumerate(taps):
+            packed[phase, :, i * inputs : (i + 1) * inputs, :outputs] = apart[tap]
+    return packed
 
 
 def _taps(spec: Conv2d | ConvTranspose2d, origin: tuple[int, ...]) -> list[Any]:

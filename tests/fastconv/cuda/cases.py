@@ -12,6 +12,7 @@ from fastconv import bounds, reference
 from fastconv.cuda import convolution, pixels
 from fastconv.cuda.kernels import IMAGE_TYPES, KERNELS
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fastconv.weights import Weights
 from tests.fastconv.cuda.simulation import DTYPES
 from tests.helpers import assert_within, normals
 
@@ -79,7 +80,7 @@ def check_filter(spec, kernel, run):
     x, w, add = (random(s, i, spec.dtype) for i, s in enumerate((spec.x, spec.w, sums)))
     bias = random(spec.out[3], 4, spec.dtype)
     inputs = {"x": x, "add": add} if spec.add else {"x": x}
-    program = convolution.plan(spec, w, bias, None, kernel)
+    program = convolution.plan(spec, Weights(w), bias, None, kernel)
     y = run(program, spec.out, spec.dtype, **inputs)
 
     working = dataclasses.replace(spec, dtype="float32")

@@ -8,6 +8,7 @@ import pytest
 from fastconv import bounds, reference
 from fastconv.cuda import convolution, pointwise
 from fastconv.spec import Conv2d, ConvTranspose2d
+from fastconv.weights import Weights
 from tests.fastconv.cuda import lanes
 from tests.fastconv.cuda.cases import CASES, FILTERS, PAD, check_filter, served
 from tests.fastconv.cuda.simulation import simulate
@@ -38,7 +39,7 @@ def test_activations_far_out(name):
     x = np.array([-np.inf, -1e30, -95, -30, -6, -0.0, 0, 2, 30, 95, 1e30, np.inf], np.float32)
     x = x.reshape(spec.x)
     one = np.ones(spec.w, np.float32)
-    program = convolution.plan(spec, one, None, None, convolution.choose(spec, "direct"))
+    program = convolution.plan(spec, Weights(one), None, None, convolution.choose(spec, "direct"))
     y = simulate(program, spec.out, spec.dtype, x=x)
     with np.errstate(over="ignore", invalid="ignore"):
         expected = reference.conv2d(x, one, None, spec)
@@ -53,7 +54,9 @@ def test_slopes_of_each_channel():
     x, w, slopes = (normals(s, i) for i, s in enumerate((spec.x, spec.w, (9,))))
     for algorithm in ("direct", "tf32x3"):
         kernel = convolution.choose(spec, algorithm)
-        y = simulate(convolution.plan(spec, w, None, slopes, kernel), spec.out, "float32", x=x)
+        y = simulate(
+            convolution.plan(spec, Weights(w), None, slopes, kernel), spec.out, "float32", x=x
+        )
         expected = reference.conv2d(x, w, None, spec, slopes=slopes)
         bound = bounds.conv2d(x, w, None, spec, algorithm)
         assert_within(y, expected, bounds.activation("prelu", expected, bound, "float32", slopes))
@@ -63,7 +66,7 @@ def test_nan_is_kept_where_it_is():
     spec = Conv2d((1, 4, 5, 3), (1, 1, 3, 2), activation="relu6")
     x, w = normals(spec.x, 1), normals(spec.w, 2)
     x[0, 1, 2, 0] = np.nan
-    program = convolution.plan(spec, w, None, None, convolution.choose(spec, "direct"))
+    program = convolution.plan(spec, Weights(w), None, None, convolution.choose(spec, "direct"))
     wrong = np.isnan(simulate(program, spec.out, "float32", x=x))
     assert wrong[0, 1, 2].all() and wrong.sum() == 2
 
@@ -71,7 +74,9 @@ def test_nan_is_kept_where_it_is():
 def test_labels_are_those_of_the_result():
     spec = ConvTranspose2d((1, 3, 4, 4), (4, 4, 21, 4), (2, 2), PAD)
     x, w = normals(spec.x, 1), normals(spec.w, 2)
-    program = convolution.plan(spec, w, None, None, convolution.choose(spec, "direct"), labels=True)
+    program = convolution.plan(
+        spec, Weights(w), None, None, convolution.choose(spec, "direct"), labels=True
+    )
     labels = simulate(program, spec.out[:3], "uint8", x=x)
     expected = reference.conv2d_transpose(x, w, None, spec)
     np.testing.assert_array_equal(labels, expected.argmax(axis=3))

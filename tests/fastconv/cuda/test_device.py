@@ -52,6 +52,15 @@ def test_convolution_of_host_arrays(gpu, algorithm):
     assert gpu.copies.count("upload") == 5 + 2
 
 
+def test_plans_for_several_shapes_share_weights_on_the_gpu(gpu):
+    w = fastconv.Weights(integers((3, 3, 8, 40), 2))
+    images = [integers((1, size, size, 8), 1) for size in (6, 7)]
+    plans = [fastconv.plan_conv2d(x.shape, w, device="cuda") for x in images]
+    for plan, x in zip(plans, images, strict=True):
+        assert_equal(plan(x), reference.conv2d(x, w.array, None, plan.spec))
+        assert [m.nbytes for m in gpu.memory.values()].count(plan.packed_bytes) == 1
+
+
 def test_every_operation_without_weights(gpu):
     x = normals((1, 8, 6, 12), 1)
     how = {"device": "cuda"}
