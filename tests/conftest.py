@@ -17,15 +17,20 @@ def tf():
     return importlib.import_module("tensorflow")
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    """A simulated GPU, which is every CUDA device meanwhile."""
+@pytest.fixture(scope="session")
+def simulated_gpu():
+    """One for all tests, as plans are remembered."""
     pytest.importorskip("numba_cuda")
+    return importlib.import_module("tests.fastconv.cuda.simulation").Simulated()
+
+
+@pytest.fixture
+def gpu(monkeypatch, simulated_gpu):
+    """A simulated GPU, which is every CUDA device meanwhile."""
     device = importlib.import_module("fastconv.cuda.device")
     cuda = importlib.import_module("fastconv.cuda")
-    simulation = importlib.import_module("tests.fastconv.cuda.simulation")
-    simulated = simulation.Simulated()
-    monkeypatch.setattr(device, "gpu", lambda index: simulated)
+    monkeypatch.setattr(device, "gpu", lambda index: simulated_gpu)
+    simulated_gpu.copies.clear()
     cuda.on.cache_clear()
-    yield simulated
+    yield simulated_gpu
     cuda.on.cache_clear()

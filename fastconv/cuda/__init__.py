@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from fastconv.cuda import device
-from fastconv.gpu import DeviceError
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 __all__ = ["NAMES", "Backend", "describe", "on", "unavailable"]
@@ -48,7 +47,6 @@ class Backend:
 
     def plan_conv2d(self, spec: Conv2d, w: Any, bias: Any, slopes: Any, algorithm: str) -> Choice:
         """Choose a kernel and pack the weights."""
-        _check_dtype("conv2d", spec.dtype)
         name, reason = self._choose(spec, algorithm)
         return self._filter(spec, w, bias, slopes, name, reason)
 
@@ -61,34 +59,30 @@ class Backend:
         self, spec: ConvTranspose2d, w: Any, bias: Any, slopes: Any, labels: bool
     ) -> Choice:
         """As `plan_conv2d`; `labels`: the largest channel of each pixel is all that is wanted."""
-        _check_dtype("conv2d_transpose", spec.dtype)
         name, reason = self._choose(spec, "auto")
         return self._filter(spec, w, bias, slopes, name, reason, labels)
 
     def plan_windows(self, spec: Pool2d | Resize2d, labels: bool = False) -> Any:
         """A pool or a resize."""
-        pool = isinstance(spec, Pool2d)
-        _check_dtype(spec.op if isinstance(spec, Pool2d) else "resize2d", spec.dtype)
-        stages = [self._pixels.pool(spec) if pool else self._pixels.resize(spec)]
+        make = self._pixels.pool if isinstance(spec, Pool2d) else self._pixels.resize
+        stages = [make(spec)]
         if labels:
             stages.append(self._pixels.labels(spec.out, spec.dtype))
         return self._executors.Executor(self._pixels.chain("direct", stages), self.gpu)
 
     def plan_windows_argmax(self, spec: Pool2d) -> Any:
         """A max-pool that gives indices, too."""
-        _check_dtype(spec.op, spec.dtype)
         return self._executors.WithIndices(self._pixels.pool_with_indices(spec), self.gpu)
 
     def plan_channels(self, spec: ChannelOp, label_bytes: int = 0) -> Any:
         """An argmax with labels of so many bytes, or a softmax."""
-        _check_dtype(spec.kind, spec.dtype)
         label = {0: None, 1: np.uint8, 4: np.int32, 8: np.int64}[label_bytes]
         stage = self._pixels.channel_op(spec, None if label is None else np.dtype(label))
         return self._executors.Executor(self._pixels.chain("direct", [stage]), self.gpu)
 
     def plan_unpool(self, indices: Any, lowest: Any, highest: Any) -> Any:
-        """Raise: there is no kernel for it."""
-        raise DeviceError("max_unpool2d: there is no CUDA kernel for it; use device='cpu'")
+        """Unpooling at `indices`."""
+        return self._executors.Unpool(indices, self.gpu)
 
     def _choose(self, spec: Conv2d | ConvTranspose2d, algorithm: str) -> tuple[str, str]:
         """Name of a kernel's algorithm, and the reason."""
@@ -135,11 +129,3 @@ def _needs(algorithm: str) -> str:
     if algorithm == "tensor":
         return "it needs 16-bit images and a multiple of 8 channels in a group"
     return "it needs float32 images and a multiple of 4 channels in a group"
-
-
-def _check_dtype(op: str, dtype: str) -> None:
-    if dtype == "float64":
-        raise TypeError(
-            f"{op}: device 'cuda' has no float64; convert with x.astype(np.float32), or use "
-            "device='cpu'"
-        )

@@ -6,7 +6,16 @@ from typing import Any
 from fastconv.activations import ACTIVATIONS
 from fastconv.cuda import kernels, pixels, pointwise, product
 from fastconv.cuda.kernels import Kernel
-from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
+from fastconv.cuda.program import (
+    Program,
+    Stage,
+    Step,
+    blocks,
+    chain,
+    check_dtype,
+    check_sizes,
+    tasks,
+)
 from fastconv.cuda.simt import ROWS
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d
 from fastconv.weights import Weights
@@ -17,6 +26,7 @@ Filter = Conv2d | ConvTranspose2d
 
 def able(spec: Filter, algorithm: str) -> list[Kernel]:
     """Kernels of the table that can serve a spec by an algorithm."""
+    check_dtype(_op(spec), spec.dtype)
     inputs = spec.x[3] // spec.groups
     result = spec.dtype if spec.activation in FUSED else "float32"
     rows = kernels.find(algorithm, spec.dtype, result=result)
@@ -48,7 +58,7 @@ def plan(
     labels : bool
         The largest channel of each pixel is all that is wanted.
     """
-    op = "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
+    op = _op(spec)
     shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
     check_sizes(op, spec.x, shape)
     make: Any = _depthwise if kernel.algorithm == "depthwise" else _product
@@ -68,6 +78,10 @@ def plan(
         stages.append(pixels.labels(spec.out, spec.dtype))
     name = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
     return chain(name, stages, constants["w"])
+
+
+def _op(spec: Filter) -> str:
+    return "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
 
 
 def _slope(spec: Filter) -> float:

@@ -5,6 +5,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from fastconv.cuda import pixels
 from fastconv.cuda.program import Program
 from fastconv.dtypes import ITEMSIZE
 from fastconv.gpu import GpuArray
@@ -89,6 +90,21 @@ class WithIndices(Executor):
     def run(self, x: Any, out: Any, indices: Any, threads: int) -> None:  # type: ignore[override]
         """As `Executor.run`; `indices` int64."""
         self.compute({"x": x}, {"out": out, "indices": indices})
+
+
+class Unpool:
+    """Unpooling at `indices`, whose program needs the shape of the result."""
+
+    work = 0
+
+    def __init__(self, indices: np.ndarray, gpu: Any) -> None:
+        self.gpu = gpu
+        self._indices = indices
+
+    def run(self, x: Any, out: Any, threads: int) -> None:
+        """As `Executor.run`."""
+        stage = pixels.unpool(self._indices, out.shape, out.dtype.name)
+        Executor(pixels.one(stage), self.gpu).run(x, out, threads)
 
 
 def _itemsize(dtype: str) -> int:

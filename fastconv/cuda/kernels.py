@@ -181,6 +181,11 @@ KERNELS: tuple[Kernel, ...] = (
     *(row for dtype in IMAGE_TYPES for row in _windows(dtype)),
     *(row for dtype in IMAGE_TYPES for row in _channels(dtype)),
     *(
+        Kernel(f"take_{dtype}", "unpool", dtype, pointwise.make_take, pointwise.THREADS, 1, 32,
+               {"LDG": 2, "STG": 1}, result=dtype)
+        for dtype in IMAGE_TYPES
+    ),
+    *(
         Kernel(f"activate_{result}", "activate", "float32", pointwise.make, pointwise.THREADS, 1,
                96, {"MUFU": 2}, result=result)
         for result in IMAGE_TYPES

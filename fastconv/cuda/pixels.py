@@ -9,7 +9,16 @@ from fastconv.axes import Axis, axes
 from fastconv.cuda import kernels
 from fastconv.cuda.channels import THREADS
 from fastconv.cuda.kernels import Kernel
-from fastconv.cuda.program import Program, Stage, Step, blocks, chain, check_sizes, tasks
+from fastconv.cuda.program import (
+    Program,
+    Stage,
+    Step,
+    blocks,
+    chain,
+    check_dtype,
+    check_sizes,
+    tasks,
+)
 from fastconv.dtypes import label_dtype
 from fastconv.spec import ChannelOp, Pool2d, Resize2d
 
@@ -19,6 +28,7 @@ TAPS = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 
 def pool(spec: Pool2d) -> Stage:
     """A pool."""
+    check_dtype(spec.op, spec.dtype)
     if spec.kind == "max":
         rows = kernels.find("max", spec.dtype, part=2 if spec.size == (2, 2) else 0)
         kernel = _widest(rows, spec.x[3])
@@ -32,6 +42,7 @@ def pool(spec: Pool2d) -> Stage:
 
 def pool_with_indices(spec: Pool2d) -> Program:
     """A max-pool that also tells where each maximum is."""
+    check_dtype(spec.op, spec.dtype)
     check_sizes(spec.op, spec.x, spec.out)
     (kernel,) = kernels.find("max_indices", spec.dtype)
     constants = _window(spec, kernel)
@@ -42,6 +53,7 @@ def pool_with_indices(spec: Pool2d) -> Program:
 
 def resize(spec: Resize2d) -> Stage:
     """A change of height and width."""
+    check_dtype("resize2d", spec.dtype)
     taps = TAPS[spec.method]
     kernel = _widest(kernels.find("resize", spec.dtype, part=taps), spec.x[3])
     constants = _sizes(spec, kernel)
@@ -52,6 +64,7 @@ def resize(spec: Resize2d) -> Stage:
 
 def channel_op(spec: ChannelOp, label: np.dtype[np.integer] | None = None) -> Stage:
     """An argmax with labels of a type, or a softmax."""
+    check_dtype(spec.kind, spec.dtype)
     result = spec.dtype if label is None else label.name
     (kernel,) = kernels.find(spec.kind, spec.dtype, result=result)
     check_sizes(spec.kind, spec.x)
@@ -60,6 +73,23 @@ def channel_op(spec: ChannelOp, label: np.dtype[np.integer] | None = None) -> St
     grid = blocks(spec.kind, -(-pixels * share // THREADS))
     constants = {"c": spec.x[3], "count": pixels, "share": share}
     return Stage(lambda x, y: Step(kernel, grid, constants, {"x": x, "y": y}), spec.out, result)
+
+
+def unpool(indices: np.ndarray, shape: tuple[int, ...], dtype: str) -> Stage:
+    """Numbers back where they were found, in images of another shape; of several the last one."""
+    op, n = "max_unpool2d", shape[0]
+    check_dtype(op, dtype)
+    check_sizes(op, indices.shape, shape)
+    (kernel,) = kernels.find("unpool", dtype)
+    count = math.prod(shape)
+    table = np.full((n, count // max(n, 1)), -1, np.int32)
+    places = indices.reshape(n, -1)
+    numbers = np.arange(places.size, dtype=np.int32).reshape(places.shape)
+    for image, where, these in zip(table, places, numbers, strict=True):
+        np.maximum.at(image, where, these)
+    constants = {"table": table, "count": count}
+    grid = tasks(op, count, kernel)
+    return Stage(lambda x, y: Step(kernel, grid, constants, {"x": x, "y": y}), shape, dtype)
 
 
 def _widest(rows: list[Kernel], channels: int) -> Kernel:

@@ -1,11 +1,11 @@
-"""Activation functions that convolutions do not fuse, number by number."""
+"""Number by number: activation functions that convolutions do not fuse, and unpooling."""
 
 import math
 
 from numba import cuda
 from numba.cuda.types import float32, float64, int32
 
-from fastconv.cuda.ptx import largest, load1, select, smallest, store1
+from fastconv.cuda.ptx import largest, load1, load_int, select, smallest, store1
 
 THREADS = 256
 NAMES = (
@@ -58,3 +58,15 @@ def make():
         store1(y, g, done, on)
 
     return activate
+
+
+def make_take():
+    """The kernel that gives each output the number of the input that a table tells, or 0."""
+
+    def take(x, y, table, count):
+        g = int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+        on = g < count
+        source = load_int(table, select(on, g, int32(0)))
+        store1(y, g, load1(x, source, on & (source >= 0)), on)
+
+    return take

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.cuda.kernels import Kernel
+from fastconv.cuda.kernels import IMAGE_TYPES, Kernel
 
 LARGEST = 2**31 - 512  # kernels count in 32 bits, and threads past the end do, too
 GRID_LIMITS = (2**31 - 1, 65535, 65535)  # blocks along x, y and z that CUDA starts
@@ -89,6 +89,15 @@ def chain(algorithm: str, stages: Iterable[Stage], packed: np.ndarray | None = N
     names = ["x", *between, "out"]
     steps = [s.make(*pair) for s, *pair in zip([*before, last], names, names[1:], strict=False)]
     return Program(algorithm, tuple(steps), between, np.empty(0) if packed is None else packed)
+
+
+def check_dtype(op: str, dtype: str) -> None:
+    """Raise TypeError for a dtype without kernels."""
+    if dtype not in IMAGE_TYPES:
+        raise TypeError(
+            f"{op}: device 'cuda' has no {dtype}; convert with x.astype(np.float32), or use "
+            "device='cpu'"
+        )
 
 
 def check_sizes(op: str, *shapes: tuple[int, ...]) -> None:

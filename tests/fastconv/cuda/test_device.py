@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,9 +57,10 @@ def test_plans_for_several_shapes_share_weights_on_the_gpu(gpu):
     w = fastconv.Weights(integers((3, 3, 8, 40), 2))
     images = [integers((1, size, size, 8), 1) for size in (6, 7)]
     plans = [fastconv.plan_conv2d(x.shape, w, device="cuda") for x in images]
-    for plan, x in zip(plans, images, strict=True):
+    for plan, x, uploads in zip(plans, images, (1 + 5, 1 + 4), strict=True):
+        gpu.copies.clear()
         assert_equal(plan(x), reference.conv2d(x, w.array, None, plan.spec))
-        assert [m.nbytes for m in gpu.memory.values()].count(plan.packed_bytes) == 1
+        assert gpu.copies.count("upload") == uploads  # all but the weights, the second time
 
 
 def test_every_operation_without_weights(gpu):
@@ -81,6 +83,33 @@ def test_every_operation_without_weights(gpu):
     assert_equal(wide, fastconv.argmax(x))
     np.testing.assert_allclose(fastconv.softmax(x, **how), fastconv.softmax(x), rtol=1e-6)
     assert_equal(fastconv.global_max_pool2d(x, **how), x.max(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_unpooling(gpu, dtype):
+    x = normals((2, 7, 5, 3), 1, dtype)
+    places = np.random.default_rng(2).integers(0, 9 * 6 * 3, x.shape)  # some of them twice
+    y = fastconv.max_unpool2d(x, places, (9, 6), device="cuda")
+    assert_equal(y, fastconv.max_unpool2d(x, places, (9, 6)))
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch"])
+def test_the_callers_library_allocates_the_result(gpu, library, monkeypatch):
+    calls = []
+
+    def empty(shape, dtype, **where):
+        calls.append((shape, dtype, where))
+        return Foreign(gpu, np.empty(shape, np.float32))
+
+    monkeypatch.setitem(sys.modules, library, SimpleNamespace(empty=empty, float32="its float32"))
+    x = Foreign(gpu, integers((1, 4, 4, 4), 1))
+    x.device = nullcontext()
+    monkeypatch.setattr(Foreign, "__module__", f"{library}.arrays")
+    y = fastconv.max_pool2d(x, 2, device="cuda")
+    assert isinstance(y, Foreign)
+    told = ("its float32", {"device": x.device}) if library == "torch" else (np.float32, {})
+    assert calls == [((1, 2, 2, 4), *told)]
+    assert_equal(values(gpu, y), integers((1, 4, 4, 4), 1).reshape(2, 2, 2, 2, 4).max((1, 3))[None])
 
 
 def test_other_convolutions(gpu):
@@ -152,8 +181,8 @@ def test_what_no_kernel_serves_is_told(gpu):
         fastconv.conv2d(x, w, algorithm="winograd_f4", device="cuda")
     with pytest.raises(TypeError, match="device 'cuda' has no float64"):
         fastconv.conv2d(x.astype(float), w.astype(float), device="cuda")
-    with pytest.raises(fastconv.DeviceError, match="max_unpool2d: there is no CUDA kernel"):
-        fastconv.max_unpool2d(x, np.zeros(x.shape, int), (9, 9), device="cuda")
+    with pytest.raises(TypeError, match="max_unpool2d: device 'cuda' has no float64"):
+        fastconv.max_unpool2d(x.astype(float), np.zeros(x.shape, int), (9, 9), device="cuda")
     with pytest.raises(ValueError, match="more than 2147483136 numbers"):
         fastconv.plan_conv2d((1, 30000, 30000, 3), w, device="cuda")
     with pytest.raises(ValueError, match="unknown device 'cuda:one'"):
