@@ -89,7 +89,7 @@ THIRD_PARTY = {
         "fastconv/cuda/",
         "fastconv/system.py",
     ],
-    "llvmlite": ["fastconv/cpu/", "fastconv/cuda/ptx.py"],
+    "llvmlite": ["fastconv/cpu/", "fastconv/cuda/ptx/"],
     "nvidia": ["fastconv/cuda/compiler.py"],
     "cuda": ["fastconv/cuda/device.py"],
     "tensorflow": ["fcn/tf_reference.py"],

@@ -222,13 +222,15 @@ class Block:
         )
 
     def round_tf32(self, numbers):
-        return tuple(_words(v) + np.uint32(0x1000) for v in numbers)
+        """Halves away from zero; the bits that a TF32 number lacks may be anything."""
+        words = [_words(v) for v in numbers]
+        return tuple(np.where(np.isfinite(w.view(F32)), w + np.uint32(0x1000), w) for w in words)
 
     def split_tf32(self, numbers):
-        words = [_words(v) for v in numbers]
-        high = tuple((w + np.uint32(0x1000)) & np.uint32(0xFFFFE000) for w in words)
+        high = tuple(w & np.uint32(0xFFFFE000) for w in self.round_tf32(numbers))
         low = tuple(
-            (w.view(F32) - h.view(F32)).view(np.uint32) for w, h in zip(words, high, strict=True)
+            (_words(v).view(F32) - h.view(F32)).view(np.uint32)
+            for v, h in zip(numbers, high, strict=True)
         )
         return high, low
 

@@ -62,12 +62,16 @@ def test_slopes_of_each_channel():
         assert_within(y, expected, bounds.activation("prelu", expected, bound, "float32", slopes))
 
 
-def test_nan_is_kept_where_it_is():
-    spec = Conv2d((1, 4, 5, 3), (1, 1, 3, 2), activation="relu6")
-    x, w = normals(spec.x, 1), normals(spec.w, 2)
-    x[0, 1, 2, 0] = np.nan
-    program = convolution.plan(spec, Weights(w), None, None, convolution.choose(spec, "direct"))
-    wrong = np.isnan(simulate(program, spec.out, "float32", x=x))
+@pytest.mark.parametrize("algorithm", ["direct", "tf32", "tf32x3", "tensor"])
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFC00000])  # a GPU's own NaN, and another
+def test_nan_is_kept_where_it_is(algorithm, bits):
+    dtype = "float16" if algorithm == "tensor" else "float32"
+    spec = Conv2d((1, 4, 5, 8), (1, 1, 8, 2), activation="relu6", dtype=dtype)
+    x, w = normals(spec.x, 1, dtype), normals(spec.w, 2, dtype)
+    words = x.view(f"u{x.itemsize}")
+    words[0, 1, 2, 0] = bits >> (32 - 8 * x.itemsize)
+    program = convolution.plan(spec, Weights(w), None, None, convolution.choose(spec, algorithm))
+    wrong = np.isnan(simulate(program, spec.out, dtype, x=x))
     assert wrong[0, 1, 2].all() and wrong.sum() == 2
 
 
