@@ -15,6 +15,7 @@ from fastconv.gpu import DeviceError, GpuArray
 
 INSTALL = "pip install 'fastconv[cuda]'"
 LEAST = (8, 0)  # capability with asynchronous copies, bfloat16, and maxima that keep NaN
+DRIVER = 13_000  # CUDA 13.0, whose assembler the `cuda` extra has
 STREAM = 0  # the default stream, on which other libraries' work is ordered, too
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel has without being asked
 
@@ -54,9 +55,14 @@ def _undriven() -> str:
         return f"the NVIDIA driver finds no GPU{note}"
     if error != driver.CUresult.CUDA_SUCCESS:
         return f"the NVIDIA driver does not start: {error.name}"
+    version = _ask(driver.cuDriverGetVersion())
+    if version < DRIVER:
+        had, needed = (f"{v // 1000}.{v % 1000 // 10}" for v in (version, DRIVER))
+        return f"the NVIDIA driver is for CUDA {had}, and {needed} is needed"
     capability = _capability(0)
     if capability < LEAST:
-        return f"the GPU has compute capability {capability}, and {LEAST} is needed"
+        had, needed = (".".join(map(str, c)) for c in (capability, LEAST))
+        return f"the GPU has compute capability {had}, and {needed} is needed"
     return ""
 
 
@@ -203,11 +209,23 @@ class Gpu:
             )
             _ask(self._driver.cuStreamSynchronize(STREAM))
 
-    def wait(self, stream: int | None) -> None:
-        """Wait for the work on another stream that wrote an input."""
-        if stream is not None and stream > 1:  # 1 is the default stream
-            with self:
-                _ask(self._driver.cuStreamSynchronize(stream))
+    def receive(self, array: GpuArray) -> None:
+        """Wait for the work on another stream that wrote an input.
+
+        Raises
+        ------
+        ValueError
+            The array is on another GPU.
+        """
+        if not array.size:
+            return
+        with self:
+            attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+            index = _ask(self._driver.cuPointerGetAttribute(attribute, array.pointer))
+            if index != self.index:
+                raise ValueError(f"an input is on GPU {index}; use device='cuda:{index}'")
+            if array.stream is not None and array.stream > 1:  # 1 is the default stream
+                _ask(self._driver.cuStreamSynchronize(array.stream))
 
     def launch(self, kernel: Any, grid: tuple[int, int, int], arguments: list[Any]) -> None:
         """Start a kernel; arrays are their addresses."""

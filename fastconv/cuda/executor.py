@@ -49,7 +49,7 @@ class Executor:
         """Run the program on arrays with the names that it gives them."""
         places = {name: self._input(array) for name, array in inputs.items()}
         places |= {
-            name: r if isinstance(r, GpuArray) else self.gpu.array(r.shape, r.dtype)
+            name: self._input(r) if isinstance(r, GpuArray) else self.gpu.array(r.shape, r.dtype)
             for name, r in results.items()
         }
         for name, (shape, dtype) in self._program.between.items():
@@ -70,7 +70,7 @@ class Executor:
 
     def _input(self, array: Any) -> GpuArray:
         if isinstance(array, GpuArray):
-            self.gpu.wait(array.stream)
+            self.gpu.receive(array)
             return array
         copy: GpuArray = self.gpu.upload(array)
         return copy

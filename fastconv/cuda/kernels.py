@@ -36,7 +36,7 @@ class Kernel:
     ----------
     name : str
     algorithm : str
-        The public name of what it computes, and how.
+        What it computes, and how; of a convolution the public name, or "depthwise".
     dtype : str
         Of the images.
     make : function of nothing

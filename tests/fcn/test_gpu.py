@@ -22,4 +22,7 @@ def test_networks_give_the_same_labels(gpu, name):
     x = host.prepare(picture)
     np.testing.assert_allclose(on_gpu.run(x), host.run(x), rtol=1e-3, atol=1e-5)
     assert gpu.copies
-    np.testing.assert_array_equal(on_gpu.segment(picture), host.segment(picture))
+    labels = host.segment(picture)
+    np.testing.assert_array_equal(on_gpu.segment(picture), labels)
+    if name != "mobilenet":  # whose last maps have no rows to cut
+        np.testing.assert_array_equal(on_gpu.segment(picture, band=1), labels)

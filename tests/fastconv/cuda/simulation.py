@@ -74,8 +74,8 @@ class Simulated:
         self.copies.append("download")
         array[...] = self.memory[source.pointer].view(array.dtype).reshape(array.shape)
 
-    def wait(self, stream):
-        assert stream in (None, 1)
+    def receive(self, array):
+        assert array.stream in (None, 1)
 
     def launch(self, kernel, grid, arguments):
         values = [

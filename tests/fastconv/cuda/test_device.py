@@ -240,26 +240,3 @@ def test_reasons_of_the_driver(monkeypatch, answer, visible, reason):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert device._undriven.__wrapped__() == reason
-
-
-def test_a_memory_error_tells_the_bytes():
-    class Full:
-        class CUresult:
-            CUDA_ERROR_OUT_OF_MEMORY = "full"
-
-        def cuMemAllocAsync(self, nbytes, stream):
-            return "full", 0
-
-        def cuMemGetInfo(self):
-            return "success", 5, 100
-
-        def cuCtxPushCurrent(self, context):
-            return (SimpleNamespace(value=0),)
-
-        def cuCtxPopCurrent(self):
-            return (SimpleNamespace(value=0),)
-
-    gpu = object.__new__(device.Gpu)
-    gpu.index, gpu._driver, gpu._context = 0, Full(), None
-    with pytest.raises(MemoryError, match="1000 bytes does not fit on GPU 0: 5 of its 100 bytes"):
-        gpu.allocate(1000)
