@@ -18,6 +18,10 @@ __all__ = ["NAMES", "Backend", "describe", "on", "unavailable"]
 NAMES = ("auto", "direct", "tf32x3", "tf32", "tensor")
 WIDE = 32  # output channels of a group up to which tensor cores would mostly multiply zeros
 
+# GPUs whose tensor cores multiply TF32 at more than three times the rate of float32 (A100, H100,
+# B200, by their data sheets). On others "tf32x3" would be slower than "direct".
+FAST_TF32 = {(8, 0), (9, 0), (10, 0), (10, 3)}
+
 unavailable, describe = device.unavailable, device.describe
 
 
@@ -98,10 +102,12 @@ class Backend:
             return algorithm, "as asked"
         if names["depthwise"]:
             return "depthwise", "each channel is by itself"
-        best = "tf32x3" if spec.dtype == "float32" else "tensor"
-        outputs = spec.out[3] // spec.groups
-        if names[best] and (outputs > WIDE or spec.dtype != "float32"):
-            return best, "tensor cores can serve it; not measured"
+        if names["tensor"]:
+            return "tensor", "16 bits; not measured"
+        if self.gpu.capability not in FAST_TF32:
+            return "direct", "by this GPU's data sheet; not measured"
+        if names["tf32x3"] and spec.out[3] // spec.groups > WIDE:
+            return "tf32x3", "by this GPU's data sheet; not measured"
         return "direct", "few or odd channels; not measured"
 
     def _filter(

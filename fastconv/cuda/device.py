@@ -136,11 +136,12 @@ class Gpu:
     Attributes
     ----------
     index : int
+    capability : (int, int)
     """
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self._capability = _capability(index)
+        self.capability = _capability(index)
         self._driver = _driver()
         self._context = _ask(
             self._driver.cuDevicePrimaryCtxRetain(_ask(self._driver.cuDeviceGet(index)))
@@ -243,7 +244,7 @@ class Gpu:
         with self._lock:
             if kernel not in self._functions:
                 compiler = importlib.import_module("fastconv.cuda.compiler")
-                name, code = compiler.cubin(kernel, self._capability)
+                name, code = compiler.cubin(kernel, self.capability)
                 module = _ask(self._driver.cuModuleLoadData(code))
                 function = _ask(self._driver.cuModuleGetFunction(module, name.encode()))
                 if kernel.shared > STATIC_SHARED:

@@ -51,7 +51,7 @@ def as_device(value):
 class Simulated:
     """What `device.Gpu` offers, without one."""
 
-    index = 0
+    index, capability = 0, (9, 0)
 
     def __init__(self):
         self.memory = {}  # address -> bytes

@@ -128,6 +128,14 @@ def test_other_convolutions(gpu):
     assert_equal(nchw.transpose(0, 2, 3, 1) + add, y)
 
 
+@pytest.mark.parametrize("capability, algorithm", [((8, 0), "tf32x3"), ((8, 9), "direct")])
+def test_the_choice_depends_on_the_gpu(gpu, monkeypatch, capability, algorithm):
+    monkeypatch.setattr(gpu, "capability", capability)
+    shapes = (1, 8, 8, 16), (3, 3, 16, 64)
+    assert fastconv.choose_algorithm(*shapes, device="cuda") == algorithm
+    assert fastconv.choose_algorithm(*shapes, dtype="float16", device="cuda") == "tensor"
+
+
 def test_sixteen_bits(gpu):
     x, w = integers((1, 5, 6, 8), 1, "float16"), integers((3, 3, 8, 5), 2, "float16")
     plan = fastconv.plan_conv2d(x.shape, w, device="cuda")
