@@ -15,11 +15,11 @@ from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 __all__ = ["NAMES", "Backend", "describe", "on", "unavailable"]
 
-NAMES = ("auto", "direct", "tf32x3", "tf32", "tensor")
-WIDE = 32  # output channels of a group up to which tensor cores would mostly multiply zeros
+NAMES = ("auto", "direct", "winograd_f2", "tf32x3", "tf32", "tensor")
+WIDE = 32  # channels; with fewer, faster algorithms would mostly multiply zeros
 
 # GPUs whose tensor cores multiply TF32 at more than three times the rate of float32 (A100, H100,
-# B200, by their data sheets). On others "tf32x3" would be slower than "direct".
+# B200, by their data sheets). On others "tf32x3" would be slower than the float32 units.
 FAST_TF32 = {(8, 0), (9, 0), (10, 0), (10, 3)}
 
 unavailable, describe = device.unavailable, device.describe
@@ -104,11 +104,10 @@ class Backend:
             return "depthwise", "each channel is by itself"
         if names["tensor"]:
             return "tensor", "16 bits; not measured"
-        if self.gpu.capability not in FAST_TF32:
-            return "direct", "by this GPU's data sheet; not measured"
-        if names["tf32x3"] and spec.out[3] // spec.groups > WIDE:
-            return "tf32x3", "by this GPU's data sheet; not measured"
-        return "direct", "few or odd channels; not measured"
+        fast = "tf32x3" if self.gpu.capability in FAST_TF32 else "winograd_f2"
+        if names[fast] and min(spec.x[3], spec.out[3]) // spec.groups >= WIDE:
+            return fast, "by this GPU's data sheet; not measured"
+        return "direct", "none other can serve, or few channels; not measured"
 
     def _filter(
         self, spec: Conv2d | ConvTranspose2d, w: Any, bias: Any, slopes: Any, name: str,
@@ -132,6 +131,8 @@ def on(index: int) -> Backend:
 
 
 def _needs(algorithm: str) -> str:
+    if algorithm == "winograd_f2":
+        return "it needs float32 images and a 3x3 kernel without stride, dilation or groups"
     if algorithm == "tensor":
         return "it needs 16-bit images and a multiple of 8 channels in a group"
     return "it needs float32 images and a multiple of 4 channels in a group"

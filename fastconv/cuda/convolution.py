@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from fastconv.activations import ACTIVATIONS
-from fastconv.cuda import kernels, pixels, pointwise, product
+from fastconv.cuda import kernels, pixels, pointwise, product, winograd
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import (
     Program,
@@ -34,6 +36,10 @@ def able(spec: Filter, algorithm: str) -> list[Kernel]:
         if not isinstance(spec, Conv2d) or not inputs == 1 < spec.groups:
             return []
         inputs = 4 if spec.w[3] == spec.x[3] and spec.x[3] % 4 == 0 else 1
+    if algorithm == "winograd_f2":
+        plain = (3, 3), (1, 1), (1, 1), 1
+        if (spec.w[:2], spec.stride, spec.dilation, spec.groups) != plain:
+            return []
     return [k for k in rows if inputs % k.unit == 0]
 
 
@@ -61,7 +67,7 @@ def plan(
     op = _op(spec)
     shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
     check_sizes(op, spec.x, shape)
-    make: Any = _depthwise if kernel.algorithm == "depthwise" else _product
+    make = MAKERS.get(kernel.algorithm, _product)
     grid, constants = make(op, spec, w, bias, slopes, kernel, shape)
     low, high = ACTIVATIONS[spec.activation].clamp or (-math.inf, math.inf)
     constants |= {"residual": int(spec.add), "low": low, "high": high}
@@ -130,6 +136,40 @@ def _depthwise(
         "left": spec.pad[1][0], "count": count,
     }  # fmt: skip
     return tasks(op, count, kernel), constants
+
+
+def _winograd(
+    op: str, spec: Conv2d, w: Weights, bias: Any, slopes: Any, kernel: Kernel,
+    shape: tuple[int, ...],
+) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
+    """Grid and constants of Winograd's algorithm."""
+    layout = "cuda winograd", kernel.part, kernel.columns
+    weights = w.packed(layout, lambda array: transformed(array, *layout[1:]))
+    check_sizes(op, weights.shape)
+    (n, height, width, c), (_, oh, ow, k) = spec.x, shape
+    depth, packed = weights.shape[1:]
+    rows, cols = -(-oh // 2), -(-ow // 2)
+    constants = {
+        "w": weights, "bias": product.columns(bias, 0.0, 1, k, packed),
+        "slopes": product.columns(slopes, _slope(spec), 1, k, packed), "height": height,
+        "width": width, "c": c, "k": k, "packed": packed, "depth": depth, "tiles": n * rows * cols,
+        "tile_rows": rows, "tile_cols": cols, "oh": oh, "ow": ow, "top": spec.pad[0][0],
+        "left": spec.pad[1][0],
+    }  # fmt: skip
+    return blocks(op, -(-n * rows * cols // winograd.TILES), packed // kernel.columns), constants
+
+
+def transformed(w: np.ndarray, part: int, columns: int) -> np.ndarray:
+    """``G @ w @ G.T`` of each pair of channels, rounded once: (16, c, k), filled up with zeros."""
+    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    made = np.einsum("ip,pqck,jq->ijck", g, w.astype(np.float64), g)
+    c, k = w.shape[2:]
+    filled = np.zeros((16, -(-c // part) * part, -(-k // columns) * columns), w.dtype)
+    filled[:, :c, :k] = made.reshape(16, c, k)
+    return filled
+
+
+MAKERS: dict[str, Any] = {"depthwise": _depthwise, "winograd_f2": _winograd}
 
 
 def _activation(op: str, spec: Filter, shape: tuple[int, ...]) -> Stage:

@@ -8,7 +8,7 @@ from typing import Any
 
 from numba.cuda import types
 
-from fastconv.cuda import channels, depthwise, pointwise, simt, tensor, windows
+from fastconv.cuda import channels, depthwise, pointwise, simt, tensor, windows, winograd
 
 # What an array of numbers is to a kernel. Pointers to uint16 are to bfloat16 numbers.
 POINTERS = {
@@ -175,6 +175,11 @@ KERNELS: tuple[Kernel, ...] = (
         for dtype in HALVES
         for columns in (128, 64)
         for result in ("", "float32")
+    ),
+    Kernel(
+        "winograd_f2_float32", "winograd_f2", "float32", winograd.make, winograd.THREADS, 1, 255,
+        {"FFMA": 1024, "LDS.128": 64, "LDGSTS.E.BYPASS.128": 16}, columns=winograd.COLUMNS,
+        part=winograd.PART, shared=winograd.SHARED, result="float32",
     ),
     *(_depthwise(dtype, lanes, dtype) for dtype in IMAGE_TYPES for lanes in (4, 1)),
     *(_depthwise(dtype, lanes, "float32") for dtype in HALVES for lanes in (4, 1)),

@@ -38,19 +38,19 @@ def values(gpu, array):
     return result
 
 
-@pytest.mark.parametrize("algorithm", cuda.NAMES[:4])
+@pytest.mark.parametrize("algorithm", cuda.NAMES[:5])
 def test_convolution_of_host_arrays(gpu, algorithm):
-    x, w, b = integers((2, 7, 9, 8), 1), integers((3, 3, 8, 40), 2), integers((40,), 3)
+    x, w, b = integers((2, 7, 9, 32), 1), integers((3, 3, 32, 40), 2), integers((40,), 3)
     plan = fastconv.plan_conv2d(
         x.shape, w, b, padding="same", activation="relu", algorithm=algorithm, device="cuda"
     )
     assert plan.algorithm == ("tf32x3" if algorithm == "auto" else algorithm)
-    assert_equal(plan(x), reference.conv2d(x, w, b, plan.spec))  # integers have no rest
+    assert_equal(plan(x), reference.conv2d(x, w, b, plan.spec))  # integers are not rounded
     out = np.empty(plan.shape, np.float32)
     assert plan(x, out=out) is out
     assert "on the GPU" in str(plan)
-    # Weights, bias, slopes and both tables are uploaded once, the image twice.
-    assert gpu.copies.count("upload") == 5 + 2
+    # Weights, bias, slopes and perhaps two tables are uploaded once, the image twice.
+    assert gpu.copies.count("upload") == (3 if algorithm == "winograd_f2" else 5) + 2
 
 
 def test_plans_for_several_shapes_share_weights_on_the_gpu(gpu):
@@ -128,12 +128,18 @@ def test_other_convolutions(gpu):
     assert_equal(nchw.transpose(0, 2, 3, 1) + add, y)
 
 
-@pytest.mark.parametrize("capability, algorithm", [((8, 0), "tf32x3"), ((8, 9), "direct")])
-def test_the_choice_depends_on_the_gpu(gpu, monkeypatch, capability, algorithm):
+@pytest.mark.parametrize(
+    "capability, algorithm, strided",
+    [((8, 0), "tf32x3", "tf32x3"), ((8, 9), "winograd_f2", "direct")],
+)
+def test_the_choice_depends_on_the_gpu(gpu, monkeypatch, capability, algorithm, strided):
     monkeypatch.setattr(gpu, "capability", capability)
-    shapes = (1, 8, 8, 16), (3, 3, 16, 64)
-    assert fastconv.choose_algorithm(*shapes, device="cuda") == algorithm
-    assert fastconv.choose_algorithm(*shapes, dtype="float16", device="cuda") == "tensor"
+    shapes, how = ((1, 8, 8, 32), (3, 3, 32, 64)), {"device": "cuda"}
+    assert fastconv.choose_algorithm(*shapes, **how) == algorithm
+    assert fastconv.choose_algorithm(*shapes, stride=2, **how) == strided
+    assert fastconv.choose_algorithm(*shapes, dtype="float16", **how) == "tensor"
+    assert fastconv.choose_algorithm((1, 8, 8, 3), (3, 3, 3, 64), **how) == "direct"
+    assert fastconv.choose_algorithm((1, 8, 8, 32), (3, 3, 1, 32), groups=32, **how) == "direct"
 
 
 def test_sixteen_bits(gpu):
