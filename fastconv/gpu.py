@@ -54,6 +54,8 @@ class GpuArray:
         if interface is None:
             return None
         shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
+        if str(getattr(x, "dtype", "")) in ("torch.bfloat16", "bfloat16"):  # they say "<V2"
+            dtype = np.dtype("bfloat16")  # known where ml_dtypes has made the weights
         pointer, strides = interface["data"][0] or 0, interface.get("strides")
         dense = tuple(math.prod(shape[i + 1 :]) * dtype.itemsize for i in range(len(shape)))
         if strides is not None and 0 not in shape and tuple(strides) != dense:

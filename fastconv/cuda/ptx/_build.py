@@ -14,10 +14,14 @@ SHARED_SPACE, GLOBAL_SPACE = 3, 1
 FORMATS = {types.float32: "f32", types.float16: "f16", types.uint16: "bf16"}  # of stored numbers
 
 
-def asm(builder, result, text, constraints, operands, effects=True):
-    """Inline assembly; without `effects` it may be moved, merged or left out."""
+def asm(builder, result, text, constraints, operands, effects=True, together=False):
+    """Inline assembly; without `effects` it may be moved, merged or left out.
+
+    `together`: the threads of a warp do it at once, so it may not go where only some come by.
+    """
     kind = ir.FunctionType(result, [o.type for o in operands])
-    return builder.call(ir.InlineAsm(kind, text, constraints, effects), operands)
+    attributes = ("convergent",) if together else ()
+    return builder.call(ir.InlineAsm(kind, text, constraints, effects), operands, attrs=attributes)
 
 
 def address(context, builder, array_type, array, index, space):

@@ -73,7 +73,7 @@ def partner(typing_context, value, mask):
         kind = operands[0].type
         word = builder.bitcast(operands[0], I32)
         text = "shfl.sync.bfly.b32 $0, $1, $2, 0x1f, 0xffffffff;"
-        got = asm(builder, I32, text, "=r,r,r", [word, operands[1]])
+        got = asm(builder, I32, text, "=r,r,r", [word, operands[1]], together=True)
         return builder.bitcast(got, kind)
 
     return value(value, types.int32), generate

@@ -73,7 +73,7 @@ def _matrices(transposed):
             form = "x4.trans" if transposed else "x4"
             text = f"ldmatrix.sync.aligned.m8n8.{form}.shared.b16 {names(0, 4)}, [$4];"
             constraints = "=r,=r,=r,=r,r,~{memory}"
-            got = asm(builder, struct(I32, 4), text, constraints, [where])
+            got = asm(builder, struct(I32, 4), text, constraints, [where], together=True)
             return pack(context, builder, result, unpack(builder, got, 4))
 
         return result(shared, types.int32), generate
@@ -104,7 +104,7 @@ def _multiply(shape, kind):
                 for j in range(across) if i % 2 == 0 else reversed(range(across)):
                     at = 4 * (i * across + j)
                     words = [*left[4 * i : 4 * i + 4], *right[2 * j : 2 * j + 2], *c[at : at + 4]]
-                    got = asm(builder, struct(F32, 4), text, constraints, words, False)
+                    got = asm(builder, struct(F32, 4), text, constraints, words, False, True)
                     c[at : at + 4] = unpack(builder, got, 4)
             return pack(context, builder, sums, c)
 

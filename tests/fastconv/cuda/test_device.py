@@ -165,6 +165,14 @@ def test_arrays_on_the_gpu_stay_there(gpu):
     assert_equal(values(gpu, pooled), fastconv.max_pool2d(expected, 2))
 
 
+def test_bfloat16_of_torch(gpu, monkeypatch):
+    x, w = (integers(s, i, "bfloat16") for i, s in enumerate([(1, 5, 6, 8), (1, 1, 8, 5)]))
+    on_gpu = Foreign(gpu, x.view("V2"))
+    on_gpu.dtype = "torch.bfloat16"
+    y = fastconv.conv2d(on_gpu, w, device="cuda")
+    assert_equal(values(gpu, y).astype(float), fastconv.conv2d(x, w).astype(float))
+
+
 def test_wrong_places_are_told(gpu):
     x, w, add = integers((1, 5, 6, 8), 1), integers((1, 1, 8, 5), 2), integers((1, 5, 6, 5), 3)
     on_gpu = Foreign(gpu, x)
