@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib
 import importlib.util
+import math
 import os
 import threading
 from types import TracebackType
@@ -59,11 +60,15 @@ def _undriven() -> str:
     if version < DRIVER:
         had, needed = (f"{v // 1000}.{v % 1000 // 10}" for v in (version, DRIVER))
         return f"the NVIDIA driver is for CUDA {had}, and {needed} is needed"
-    capability = _capability(0)
-    if capability < LEAST:
-        had, needed = (".".join(map(str, c)) for c in (capability, LEAST))
-        return f"the GPU has compute capability {had}, and {needed} is needed"
-    return ""
+    return _too_old(0)
+
+
+def _too_old(index: int) -> str:
+    """What a GPU lacks."""
+    had, needed = (".".join(map(str, c)) for c in (_capability(index), LEAST))
+    if _capability(index) >= LEAST:
+        return ""
+    return f"GPU {index} has compute capability {had}, and {needed} is needed"
 
 
 def describe() -> str:
@@ -86,9 +91,10 @@ def gpu(index: int) -> "Gpu":
     reason = unavailable()
     if not reason:
         count = _ask(_driver().cuDeviceGetCount())
-        if index < count:
+        if index >= count:
+            reason = f"there is no GPU number {index}, only {count} from 0 on"
+        elif not (reason := _too_old(index)):
             return Gpu(index)
-        reason = f"there is no GPU number {index}, only {count} from 0 on"
     raise DeviceError(f"device 'cuda' cannot be used: {reason}")
 
 
@@ -184,7 +190,7 @@ class Gpu:
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> GpuArray:
         """A new array."""
-        memory = Memory(self, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+        memory = Memory(self, math.prod(shape) * dtype.itemsize)
         return GpuArray(memory.pointer, shape, dtype, memory)
 
     def upload(self, array: np.ndarray) -> GpuArray:

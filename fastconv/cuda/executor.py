@@ -1,5 +1,6 @@
 """Programs on a GPU, from arrays on the host or there."""
 
+import math
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -39,7 +40,7 @@ class Executor:
     def scratch_bytes(self, threads: int) -> int:
         """Memory on the GPU for what one step hands to the next."""
         sizes = self._program.between.values()
-        return sum(int(np.prod(shape)) * _itemsize(dtype) for shape, dtype in sizes)
+        return sum(math.prod(shape) * _itemsize(dtype) for shape, dtype in sizes)
 
     def run(self, x: Any, out: Any, threads: int, add: Any = None) -> None:
         """All arrays C-contiguous, of the planned shapes and dtypes, on the host or on the GPU."""
@@ -53,7 +54,7 @@ class Executor:
             for name, r in results.items()
         }
         for name, (shape, dtype) in self._program.between.items():
-            flat = int(np.prod(shape)) * _itemsize(dtype)
+            flat = math.prod(shape) * _itemsize(dtype)
             places[name] = self.gpu.array((flat,), np.dtype(np.uint8))
 
         def find(what: Any) -> int:

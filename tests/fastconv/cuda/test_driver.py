@@ -185,7 +185,7 @@ def test_errors_tell_the_gpu_and_the_bytes(driver):
 
 def test_old_things_are_refused(driver):
     driver.capability = (7, 5)
-    assert cuda.unavailable() == "the GPU has compute capability 7.5, and 8.0 is needed"
+    assert cuda.unavailable() == "GPU 0 has compute capability 7.5, and 8.0 is needed"
     device._undriven.cache_clear()
     driver.version = 12_090
     assert cuda.unavailable() == "the NVIDIA driver is for CUDA 12.9, and 13.0 is needed"
