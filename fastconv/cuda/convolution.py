@@ -32,8 +32,10 @@ def able(spec: Filter, algorithm: str) -> list[Kernel]:
     inputs = spec.x[3] // spec.groups
     result = spec.dtype if spec.activation in FUSED else "float32"
     rows = kernels.find(algorithm, spec.dtype, result=result)
+    if algorithm in MAKERS and not isinstance(spec, Conv2d):
+        return []
     if algorithm == "depthwise":
-        if not isinstance(spec, Conv2d) or not inputs == 1 < spec.groups:
+        if not inputs == 1 < spec.groups:
             return []
         inputs = 4 if spec.w[3] == spec.x[3] and spec.x[3] % 4 == 0 else 1
     if algorithm == "winograd_f2":
@@ -169,6 +171,7 @@ def transformed(w: np.ndarray, part: int, columns: int) -> np.ndarray:
     return filled
 
 
+# Of convolutions alone; the others make all products.
 MAKERS: dict[str, Any] = {"depthwise": _depthwise, "winograd_f2": _winograd}
 
 

@@ -37,6 +37,7 @@ CASES = {
     "no channels": Conv2d((1, 4, 5, 0), (3, 3, 0, 5), pad=PAD),
     "transposed": ConvTranspose2d((1, 6, 5, 8), (4, 4, 21, 8), (2, 2), PAD, add=True),
     "wide steps": ConvTranspose2d((1, 3, 3, 16), (7, 5, 70, 16), (4, 3), ((1, 2), (0, 1))),
+    "3x3 by 1": ConvTranspose2d((1, 5, 6, 32), (3, 3, 32, 32), pad=PAD, activation="relu"),
     "3x3 by 2": ConvTranspose2d((2, 4, 5, 5), (3, 3, 4, 5), (2, 2), ((0, 1), (1, 0))),
     "apart": ConvTranspose2d((1, 4, 3, 4), (2, 1, 8, 4), (3, 2), ((0, -1), (0, -1))),
     "t. dilated": ConvTranspose2d((1, 4, 5, 6), (3, 2, 2, 6), (2, 3), dilation=(3, 2), groups=3),
