@@ -65,6 +65,29 @@ def random(shape, seed, dtype):
     return normals(shape, seed).astype(DTYPES.get(dtype, dtype))
 
 
+def any_filter(seed):
+    """A small convolution, or a transposed one, with whatever attributes."""
+    rng = np.random.default_rng(seed)
+
+    def pair(low, high):
+        return tuple(map(int, rng.integers(low, high + 1, 2)))
+
+    groups = int(rng.choice([1, 1, 2, 3, 8]))
+    c, k = (groups * int(rng.choice([1, 2, 3, 4, 8, 12])) for _ in range(2))
+    k *= int(rng.choice([1, 1, 5]))
+    kernel, stride, dilation = pair(1, 4), pair(1, 3), pair(1, 2)
+    x = int(rng.integers(1, 3)), *pair(5, 9), c
+    how = {
+        "stride": stride, "dilation": dilation, "groups": groups, "add": bool(rng.integers(2)),
+        "activation": str(rng.choice(["relu", "leaky_relu", "gelu"])),
+        "dtype": str(rng.choice(IMAGE_TYPES)),
+    }  # fmt: skip
+    if rng.integers(2):
+        reach = [(size - 1) * d for size, d in zip(kernel, dilation, strict=True)]
+        return Conv2d(x, (*kernel, c // groups, k), pad=tuple((r, r // 2) for r in reach), **how)
+    return ConvTranspose2d(x, (*kernel, k // groups, c), pad=((0, -1), (1, 0)), **how)
+
+
 def served():
     """Kernels and the cases that each of them can serve, with an activation that it does not fuse
     where its results are wider than the images."""

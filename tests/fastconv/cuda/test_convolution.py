@@ -10,7 +10,15 @@ from fastconv.cuda import convolution, pointwise
 from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.weights import Weights
 from tests.fastconv.cuda import lanes
-from tests.fastconv.cuda.cases import CASES, FILTERS, PAD, check_filter, served
+from tests.fastconv.cuda.cases import (
+    ALGORITHMS,
+    CASES,
+    FILTERS,
+    PAD,
+    any_filter,
+    check_filter,
+    served,
+)
 from tests.fastconv.cuda.simulation import simulate
 from tests.helpers import assert_within, normals
 
@@ -20,6 +28,15 @@ def test_within_the_bound(kernel, spec):
     check_filter(spec, kernel, simulate)
     if kernel.shared:
         check_filter(spec, kernel, functools.partial(simulate, late=False))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_layer_by_any_algorithm(seed):
+    spec = any_filter(seed)
+    served = [a for a in ALGORITHMS if convolution.able(spec, a)]
+    assert "direct" in served
+    for algorithm in served:
+        check_filter(spec, convolution.choose(spec, algorithm), simulate)
 
 
 def test_every_kernel_of_convolutions_serves_a_case():
@@ -49,17 +66,17 @@ def test_activations_far_out(name):
     assert_within(y[finite], expected[finite], own)
 
 
-def test_slopes_of_each_channel():
-    spec = Conv2d((1, 5, 6, 4), (1, 1, 4, 9), activation="prelu")
+@pytest.mark.parametrize("algorithm", ["direct", "tf32x3", "winograd_f2", "depthwise"])
+def test_slopes_of_each_channel(algorithm):
+    groups = 9 if algorithm == "depthwise" else 1
+    c = 9 if groups > 1 else 4
+    spec = Conv2d((1, 5, 6, c), (3, 3, c // groups, 9), groups=groups, activation="prelu")
     x, w, slopes = (normals(s, i) for i, s in enumerate((spec.x, spec.w, (9,))))
-    for algorithm in ("direct", "tf32x3"):
-        kernel = convolution.choose(spec, algorithm)
-        y = simulate(
-            convolution.plan(spec, Weights(w), None, slopes, kernel), spec.out, "float32", x=x
-        )
-        expected = reference.conv2d(x, w, None, spec, slopes=slopes)
-        bound = bounds.conv2d(x, w, None, spec, algorithm)
-        assert_within(y, expected, bounds.activation("prelu", expected, bound, "float32", slopes))
+    program = convolution.plan(spec, Weights(w), None, slopes, convolution.choose(spec, algorithm))
+    y = simulate(program, spec.out, "float32", x=x)
+    expected = reference.conv2d(x, w, None, spec, slopes=slopes)
+    bound = bounds.conv2d(x, w, None, spec, program.algorithm)
+    assert_within(y, expected, bounds.activation("prelu", expected, bound, "float32", slopes))
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "tf32", "tf32x3", "tensor"])
