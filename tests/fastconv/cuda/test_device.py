@@ -23,11 +23,12 @@ class Foreign:
     def __init__(self, gpu, array):
         self.kept = gpu.upload(array)
         gpu.copies.clear()
-        self.strides = None
+        self.strides, self.shift = None, 0
 
     @property
     def __cuda_array_interface__(self):
-        return self.kept.__cuda_array_interface__ | {"strides": self.strides}
+        data = self.kept.pointer + self.shift, False
+        return self.kept.__cuda_array_interface__ | {"strides": self.strides, "data": data}
 
 
 def values(gpu, array):
@@ -190,6 +191,9 @@ def test_wrong_places_are_told(gpu):
         fastconv.max_pool2d(on_gpu, 1, out=on_gpu, device="cuda")
     with pytest.raises(ValueError, match="arrays on a GPU must be NHWC"):
         fastconv.max_pool2d(on_gpu, 2, data_format="NCHW", device="cuda")
+    on_gpu.shift = 4
+    with pytest.raises(ValueError, match="x must start at a multiple of 16 bytes"):
+        fastconv.conv2d(on_gpu, w, device="cuda")
     on_gpu.strides = (4, 8, 4, 4)
     with pytest.raises(ValueError, match="x must be C-contiguous on the GPU"):
         fastconv.conv2d(on_gpu, w, device="cuda")
