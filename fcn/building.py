@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fcn.graph import INPUT, Graph, Node
 from fcn.ops import ACTIVATIONS, CLAMPS
 
-__all__ = ["Array", "Builder", "Tensor", "choose_output"]
+__all__ = ["Array", "Builder", "Tensor", "choose_output", "fold"]
 
 Array = NDArray[Any]
 FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
@@ -29,6 +29,17 @@ def choose_output(names: Sequence[str], output: str | None) -> str:
     if output is not None and output not in names:
         raise ValueError(f"the model has the outputs {names}, not {output!r}")
     return names[0] if output is None else output
+
+
+def fold(
+    op: str, kernel: Array, bias: Array | None, factor: Array, summand: Array
+) -> tuple[Array, Array]:
+    """Kernel and bias of a convolution whose result is multiplied and added to, by channel."""
+    last: dict[str, tuple[int, ...]] = {
+        "conv2d": (-1,), "depthwise_conv2d": kernel.shape[2:], "conv2d_transpose": (-1, 1)
+    }  # fmt: skip
+    kernel = (kernel * factor.reshape(last[op])).astype(np.float32)
+    return kernel, (0.0 if bias is None else bias) * factor + summand
 
 
 @dataclass(frozen=True)
@@ -108,14 +119,10 @@ class Builder:
         node = self.nodes.get(x.node)
         if node is None or not x.sole or node.op not in FOLDS or node.attrs.get("activation"):
             return self.affine(name, x, factor, summand)
-        factor = np.broadcast_to(factor, x.channels)
-        kernel = self.weights[f"{x.node}/kernel"]
-        last: dict[str, tuple[int, ...]] = {
-            "conv2d": (-1,), "depthwise_conv2d": kernel.shape[2:], "conv2d_transpose": (-1, 1)
-        }  # fmt: skip
-        bias = self.weights.get(f"{x.node}/bias", 0.0)
-        self.weights[f"{x.node}/kernel"] = np.float32(kernel * factor.reshape(last[node.op]))
-        self.weights[f"{x.node}/bias"] = np.broadcast_to(bias * factor + summand, x.channels)
+        factor, summand = (np.broadcast_to(values, x.channels) for values in (factor, summand))
+        kernel, bias = self.weights[f"{x.node}/kernel"], self.weights.get(f"{x.node}/bias")
+        kernel, bias = fold(node.op, kernel, bias, factor, summand)
+        self.weights |= {f"{x.node}/kernel": kernel, f"{x.node}/bias": bias}
         self.change(x.node, use_bias=True)
         return x
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fcn import models, native
 from fcn._errors import reason
-from fcn.graph import Graph, Model
+from fcn.graph import Model
 from fcn.loading import SUFFIXES, load
 
 __all__ = ["find_model", "main"]
@@ -50,10 +50,8 @@ def find_model(text: str, seed: int = 0) -> Model:
     Parameters
     ----------
     text : str
-        A shipped name, a path that ends in one of `SUFFIXES`, or
-        ``architecture:classes[:option[=value]...]``.
-        Options are the keyword arguments of the function in `fcn.models`; one without a value is
-        True.
+        A shipped name, a path that ends in one of `SUFFIXES`, or a text for
+        `fcn.models.architecture`.
     seed : int
         Of the random weights, for an architecture.
 
@@ -66,23 +64,10 @@ def find_model(text: str, seed: int = 0) -> Model:
         return models.pretrained(text)
     if text.endswith(SUFFIXES):
         return load(text)
-    name, *rest = text.split(":")
-    if name not in models.ARCHITECTURES or not rest:
+    if text.partition(":")[0] not in models.ARCHITECTURES or ":" not in text:
         raise ValueError(f"model {text!r} is not known; give {MODEL_HELP}")
-    graph = _architecture(text, name, rest)
+    graph = models.architecture(text)
     return Model(graph, models.initialise(graph, seed), {"seed": seed})
-
-
-def _architecture(text: str, name: str, rest: Sequence[str]) -> Graph:
-    options: dict[str, Any] = {}
-    try:
-        classes = int(rest[0])
-        for item in rest[1:]:
-            key, _, value = item.partition("=")
-            options[key] = int(value) if value else True
-        return models.ARCHITECTURES[name](classes, **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"model {text!r}: {error}; an example is fcn8s:21:width=8") from error
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -165,7 +150,7 @@ def _plan(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     if Path(args.target).suffix != ".npz":
         raise ValueError(f"convert: {args.target} must end in .npz, the format of our model files")
-    model = load(args.source, args.output)
+    model = load(args.source, args.output, args.architecture)
     native.save(model, args.target)
     count = model.graph.parameter_count
     print(f"{args.target}: {len(model.graph.nodes)} layers, {count:,} parameters")
@@ -237,9 +222,14 @@ def _parser() -> argparse.ArgumentParser:
     for each in (verify, segment, plan):
         each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
     convert = command("convert", _convert, "Write a Keras or ONNX model as our own model file.")
-    convert.add_argument("source", metavar="IN", help=".keras, .h5 or .onnx file")
+    convert.add_argument(
+        "source", metavar="IN", help=".keras, .h5, .onnx, .weights.h5 or .safetensors file"
+    )
     convert.add_argument("target", metavar="OUT", help=".npz file")
     convert.add_argument("--output", metavar="NAME", help="which of several outputs")
+    convert.add_argument(
+        "--architecture", metavar="NAME", help="of weights alone, such as fcn_resnet50:21"
+    )
     info = command("info", _info, "Show the layers of a model and how it was made.")
     info.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     info.add_argument("--size", type=_size, metavar="HxW", help="input size for the shapes")

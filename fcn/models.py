@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from fcn.residual import fcn_mobilenet, fcn_resnet50, fcn_resnet101
 __all__ = [
     "ARCHITECTURES",
     "PRETRAINED",
+    "architecture",
     "bilinear_kernel",
     "fcn8s",
     "fcn16s",
@@ -39,6 +41,35 @@ ARCHITECTURES: dict[str, Callable[..., Graph]] = {
     "fcn_mobilenet": fcn_mobilenet,
 }
 PRETRAINED = ("digits_fcn8s", "digits_two_conv")
+
+
+def architecture(text: str) -> Graph:
+    """The network that a line of text names: ``name:classes[:option[=value]...]``.
+
+    Options are the keyword arguments of the function of that name; one without a value is True.
+
+    >>> architecture("fcn8s:21:width=8:caffe").name
+    'fcn8s_caffe'
+
+    Raises
+    ------
+    ValueError
+        For a name that is not one of `ARCHITECTURES`, or classes or options that do not fit.
+    """
+    name, *rest = text.split(":")
+    if name not in ARCHITECTURES or not rest:
+        raise ValueError(
+            f"architecture {text!r} is not known; write it as fcn8s:21:width=8, with one of the "
+            f"names {', '.join(ARCHITECTURES)}"
+        )
+    options: dict[str, Any] = {}
+    try:
+        for item in rest[1:]:
+            key, _, value = item.partition("=")
+            options[key] = int(value) if value else True
+        return ARCHITECTURES[name](int(rest[0]), **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model {text!r}: {error}; an example is fcn8s:21:width=8") from error
 
 
 def initialise(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:

@@ -61,7 +61,7 @@ THIRD_PARTY = {
     "llvmlite": ["fastconv/cpu/"],
     "tensorflow": ["fcn/tf_reference.py"],
     "keras": ["fcn/tf_reference.py"],
-    "h5py": ["fcn/keras/files.py"],
+    "h5py": ["fcn/keras/"],
     "onnx": ["fcn/onnx/files.py"],
     "google": ["fcn/onnx/files.py"],
     "sklearn": ["fcn/digits.py"],
