@@ -32,13 +32,16 @@ def choose_output(names: Sequence[str], output: str | None) -> str:
 
 
 def fold(
-    op: str, kernel: Array, bias: Array | None, factor: Array, summand: Array
+    node: Node, kernel: Array, bias: Array | None, factor: Array, summand: Array
 ) -> tuple[Array, Array]:
     """Kernel and bias of a convolution whose result is multiplied and added to, by channel."""
-    last: dict[str, tuple[int, ...]] = {
-        "conv2d": (-1,), "depthwise_conv2d": kernel.shape[2:], "conv2d_transpose": (-1, 1)
-    }  # fmt: skip
-    kernel = (kernel * factor.reshape(last[op])).astype(np.float32)
+    along = factor
+    if node.op == "depthwise_conv2d":
+        along = factor.reshape(kernel.shape[2:])
+    elif node.op == "conv2d_transpose":  # the filters of a group, for each channel of that group
+        by_group = factor.reshape(node.attrs["groups"], -1)
+        along = np.repeat(by_group.T, kernel.shape[3] // len(by_group), axis=1)
+    kernel = (kernel * along).astype(np.float32)
     return kernel, (0.0 if bias is None else bias) * factor + summand
 
 
@@ -121,7 +124,7 @@ class Builder:
             return self.affine(name, x, factor, summand)
         factor, summand = (np.broadcast_to(values, x.channels) for values in (factor, summand))
         kernel, bias = self.weights[f"{x.node}/kernel"], self.weights.get(f"{x.node}/bias")
-        kernel, bias = fold(node.op, kernel, bias, factor, summand)
+        kernel, bias = fold(node, kernel, bias, factor, summand)
         self.weights |= {f"{x.node}/kernel": kernel, f"{x.node}/bias": bias}
         self.change(x.node, use_bias=True)
         return x
@@ -146,6 +149,14 @@ class Builder:
         else:
             made = self.add(own, "activation", [x], activation=function, alpha=alpha)
         return replace(made, vector=x.vector)
+
+    def prelu(self, name: str, x: Tensor, slopes: Any) -> Tensor:
+        """A slope for negative numbers of each channel, or one for all."""
+        if np.ptp(slopes) == 0:
+            return self.activated(name, x, "leaky_relu", float(slopes.flat[0]))
+        y = self.activated(name, x, "prelu")
+        self.weights[f"{y.node}/slopes"] = slopes
+        return y
 
     def without_padding(self, x: Tensor) -> tuple[Tensor, list[list[int]] | None]:
         """What a node pads with zeros that only `x`'s reader wants, and how; the node goes."""

@@ -1,8 +1,8 @@
 """A network as data: named nodes in order of evaluation, with shape inference and weights.
 
 Tensors are (n, h, w, c) and named after the node that makes them; the input is ``"input"``.
-Kernels are (kh, kw, c, filters) for ``conv2d``, (kh, kw, c, multiplier) for ``depthwise_conv2d``
-and (kh, kw, filters, c) for ``conv2d_transpose``, as in Keras.
+Kernels are (kh, kw, c / groups, filters) for ``conv2d``, (kh, kw, c, multiplier) for
+``depthwise_conv2d`` and (kh, kw, filters / groups, c) for ``conv2d_transpose``, as in Keras.
 Everything in a node can be written as JSON, so a graph is read back from a file without running
 code that the file names.
 """
@@ -69,7 +69,7 @@ class Node:
         attrs = {**defaults, **self.attrs}
         if missing := [key for key, value in attrs.items() if value is REQUIRED]:
             raise ValueError(f"{self.where} needs the attributes {missing}")
-        with self._named_errors():
+        with self.named_errors():
             attrs = {key: checked(self.op, key, value) for key, value in attrs.items()}
         object.__setattr__(self, "attrs", attrs)
 
@@ -85,7 +85,7 @@ class Node:
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Shape of the result for inputs of the given shapes; ValueError if they do not fit."""
-        with self._named_errors():
+        with self.named_errors():
             rows, cols = self.rule.size(self.attrs, inputs)
         channels = self.rule.channels(self.attrs, [shape[3] for shape in inputs])
         return inputs[0][0], rows, cols, channels
@@ -99,7 +99,8 @@ class Node:
         return rows * sh / up, cols * sw / across
 
     @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def named_errors(self) -> Iterator[None]:
+        """Put the node before the message of a ValueError."""
         try:
             yield
         except ValueError as error:
@@ -178,9 +179,12 @@ class Graph:
             read = [channels[name] for name in node.inputs]
             channels[node.name] = node.rule.channels(node.attrs, read)
             if node.rule.kernel is not None:
-                found[f"{node.name}/kernel"] = node.rule.kernel(node.attrs, read[0])
+                with node.named_errors():
+                    found[f"{node.name}/kernel"] = node.rule.kernel(node.attrs, read[0])
                 if node.attrs["use_bias"]:
                     found[f"{node.name}/bias"] = (channels[node.name],)
+            if node.attrs.get("activation") == "prelu":
+                found[f"{node.name}/slopes"] = (channels[node.name],)
         return found
 
     @property

@@ -79,7 +79,7 @@ def initialise(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:
     no activation follows; c is 1 for a depthwise one. Transposed convolutions: bilinear
     interpolation of each channel, as the authors of FCN start theirs, or, where the 2x2 kernel of
     a U-Net is too small for that, normal with the variance of a convolution that sums as many
-    products. Biases: zero.
+    products. Biases: zero. Slopes of "prelu": 1/4 (He et al. 2015).
 
     Parameters
     ----------
@@ -99,8 +99,12 @@ def initialise(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:
         node = graph.node(name.rpartition("/")[0])
         if name.endswith("/bias"):
             value = np.zeros(shape)
+        elif name.endswith("/slopes"):
+            value = np.full(shape, 0.25)
         elif node.op == "conv2d_transpose" and max(shape[:2]) > 2:
-            value = bilinear_kernel((shape[0], shape[1]), shape[2], shape[3])
+            groups = node.attrs["groups"]
+            kernel = bilinear_kernel((shape[0], shape[1]), shape[2], shape[3] // groups)
+            value = np.tile(kernel, groups)
         else:
             gain = 2.0 if node.attrs.get("activation") else 1.0
             value = rng.normal(0.0, math.sqrt(gain / _fan_in(node, shape)), shape)
@@ -112,7 +116,8 @@ def _fan_in(node: Node, kernel: tuple[int, ...]) -> int:
     """How many products a number of the result sums, at most."""
     if node.op == "conv2d_transpose":
         strides: list[int] = node.attrs["stride"]
-        return kernel[3] * math.prod(-(-k // s) for k, s in zip(kernel, strides, strict=False))
+        channels: int = kernel[3] // node.attrs["groups"]
+        return channels * math.prod(-(-k // s) for k, s in zip(kernel, strides, strict=False))
     return math.prod(kernel[: 2 if node.op == "depthwise_conv2d" else 3])
 
 

@@ -20,11 +20,11 @@ REQUIRED = object()
 
 # the least value of each of a pair
 LEAST = {"kernel": 1, "stride": 1, "dilation": 1, "size": 1, "factor": 1, "offset": 0}
-COUNTS = ("filters", "multiplier")
+COUNTS = ("filters", "multiplier", "groups")
 FLAGS = ("use_bias", "ceil_mode")
 PADDINGS = ("valid", "same")
-# name -> what a convolution's plan does with it; "prelu" would need weights of its own
-ACTIVATIONS = {k: v for k, v in activations.ACTIVATIONS.items() if k != "prelu"}
+# name -> what a convolution's plan does with it; the slopes of "prelu" are weights
+ACTIVATIONS = activations.ACTIVATIONS
 # name -> the ends of the interval to which it clamps, for sums
 CLAMPS = {k: v.clamp for k, v in ACTIVATIONS.items() if v.clamp is not None}
 # of numbers at one place in several tensors
@@ -139,10 +139,18 @@ def _pool(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
 
 def _spread(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
     _, size = shapes.resolve_transpose_padding(
-        attrs["padding"], inputs[0][1:3], tuple(attrs["kernel"]), tuple(attrs["stride"]), (1, 1),
-        "padding",
+        attrs["padding"], inputs[0][1:3], tuple(attrs["kernel"]), tuple(attrs["stride"]),
+        tuple(attrs["dilation"]), "padding",
     )  # fmt: skip
     return size
+
+
+def _share(attrs: Attrs, **channels: int) -> int:
+    """Channels of a group, of the first count that is given; ValueError where one is not even."""
+    for name, count in channels.items():
+        if count % attrs["groups"]:
+            raise ValueError(f"groups={attrs['groups']} does not divide the {count} {name}")
+    return next(iter(channels.values())) // int(attrs["groups"])
 
 
 def _together(_: Attrs, inputs: Sequence[Shape]) -> Pair:
@@ -215,10 +223,14 @@ CONVOLUTION = {
 POOL = {"size": REQUIRED, "stride": REQUIRED, "padding": "valid", "ceil_mode": False}
 OPS: dict[str, Op] = {
     "conv2d": Op(
-        {"filters": REQUIRED, **CONVOLUTION},
+        {"filters": REQUIRED, **CONVOLUTION, "groups": 1},
         _slide,
         channels=lambda a, _: int(a["filters"]),
-        kernel=lambda a, c: (*a["kernel"], c, a["filters"]),
+        kernel=lambda a, c: (
+            *a["kernel"],
+            _share(a, channels=c, filters=a["filters"]),
+            a["filters"],
+        ),
     ),
     "depthwise_conv2d": Op(
         {"multiplier": 1, **CONVOLUTION},
@@ -232,11 +244,13 @@ OPS: dict[str, Op] = {
             "kernel": REQUIRED,
             "stride": 1,
             "padding": "valid",
+            "dilation": 1,
+            "groups": 1,
             "use_bias": True,
         },
         _spread,
         channels=lambda a, _: int(a["filters"]),
-        kernel=lambda a, c: (*a["kernel"], a["filters"], c),
+        kernel=lambda a, c: (*a["kernel"], _share(a, filters=a["filters"], channels=c), c),
     ),
     "max_pool2d": Op(POOL, _pool),
     "avg_pool2d": Op(POOL, _pool),

@@ -70,7 +70,7 @@ def _weights(graph: Graph, arrays: Mapping[str, NDArray[np.float32]]) -> Weights
         if norm := _norm(node.name, arrays):
             scale, shift, mean, variance = (arrays[f"{norm}.{p}"].astype(float) for p in NORM)
             factor = scale / np.sqrt(variance + EPSILON)
-            kernel, bias = fold(node.op, kernel, bias, factor, shift - mean * factor)
+            kernel, bias = fold(node, kernel, bias, factor, shift - mean * factor)
         found[f"{node.name}/kernel"] = kernel.astype(np.float32)
         if bias is not None:
             found[f"{node.name}/bias"] = bias.astype(np.float32)

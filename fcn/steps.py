@@ -79,17 +79,20 @@ def compile_node(
     Step
     """
     attrs, shape, last = node.attrs, shapes[node.inputs[0]], pool or node
+    if attrs.get("activation") == "prelu":
+        attrs = {**attrs, "alpha": weights[f"{node.name}/slopes"]}
     call: Callable[..., object]
     if node.rule.kernel is not None:
         kernel, bias = weights[f"{node.name}/kernel"], weights.get(f"{node.name}/bias")
-        keys = ("stride", "padding", "dilation", "activation", "alpha")
+        keys = ("stride", "padding", "dilation", "groups", "activation", "alpha")
         options = {key: attrs[key] for key in keys if key in attrs} | {"num_threads": num_threads}
         if node.op == "conv2d":
             options |= {"pool": pool is not None, "algorithm": algorithm}
             call = fastconv.plan_conv2d(shape, kernel, bias, **options)
         elif node.op == "depthwise_conv2d":  # as many groups as channels
             kernel = kernel.reshape(*attrs["kernel"], 1, -1)
-            call = fastconv.plan_conv2d(shape, kernel, bias, groups=shape[3], **options)
+            options["groups"] = shape[3]
+            call = fastconv.plan_conv2d(shape, kernel, bias, **options)
         else:
             call = fastconv.plan_conv2d_transpose(shape, kernel, bias, **options)
     elif node.op == "activation":  # of a depthwise convolution that changes nothing

@@ -66,9 +66,10 @@ def algorithms(graph: Graph, shape: Shape, pools: Mapping[str, Node]) -> dict[st
     for node in graph.nodes:
         if node.op == "conv2d":
             x = known[node.inputs[0]]
-            keys = ("stride", "padding", "dilation", "activation", "alpha")
+            keys = ("stride", "padding", "dilation", "groups", "activation", "alpha")
             options = {key: node.attrs[key] for key in keys}
-            kernel = (*node.attrs["kernel"], x[3], node.attrs["filters"])
+            assert node.rule.kernel is not None  # as every convolution has
+            kernel = node.rule.kernel(node.attrs, x[3])
             found[node.name] = fastconv.choose_algorithm(
                 x, kernel, pool=node.name in pools, **options
             )
@@ -220,13 +221,14 @@ def _back(
     """Pixels ``low <= i < high`` of a node's result, as those of its input."""
     attrs = node.attrs
     if node.op == "conv2d_transpose":
-        kernel, stride = attrs["kernel"][axis], attrs["stride"][axis]
+        stride = attrs["stride"][axis]
+        reach = (attrs["kernel"][axis] - 1) * attrs["dilation"][axis]
         pads: Any = shapes.resolve_transpose_padding(
             attrs["padding"], known[node.inputs[0]][1:3], tuple(attrs["kernel"]),
-            tuple(attrs["stride"]), (1, 1), "padding",
+            tuple(attrs["stride"]), tuple(attrs["dilation"]), "padding",
         )[0]  # fmt: skip
         before = pads[axis][0]
-        return -((kernel - 1 - before - low) // stride), (high - 1 + before) // stride + 1
+        return -((reach - before - low) // stride), (high - 1 + before) // stride + 1
     if "stride" in attrs:
         window = "kernel" if "kernel" in attrs else "size"
         kernel, stride = attrs[window][axis], attrs["stride"][axis]

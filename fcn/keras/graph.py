@@ -17,7 +17,7 @@ from fcn.keras.files import CONTAINERS, Place, Store, places
 from fcn.keras.layers import LAYERS, UNCHANGED, Config, Layer
 
 Key = tuple[str, int, int]  # of a Keras tensor: layer, number of the call, number of the result
-ADVICE = {"Lambda": "Lambda holds code, which is not run; use layers", "PReLU": "use LeakyReLU"}
+ADVICE = {"Lambda": "Lambda holds code, which is not run; use layers"}
 
 
 def translate(

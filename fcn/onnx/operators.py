@@ -11,6 +11,7 @@ import numpy as np
 
 from fcn.building import Array, Builder, Tensor
 from fcn.graph import INPUT
+from fcn.layouts import from_channels_first
 
 UNCHANGED = ("Identity", "Dropout")
 
@@ -96,38 +97,42 @@ def _conv(call: Call) -> Tensor:
             attrs["padding"] = (np.array(attrs["padding"]) + sides).tolist()
     bias = call.constant(2)
     attrs["use_bias"] = bias is not None
-    if groups == 1:
-        y = call.builder.add(call.name, "conv2d", [x], filters=filters, **attrs)
-        kernel = kernel.transpose(2, 3, 1, 0)
-    elif groups == x.channels:
-        m = filters // groups
-        y = call.builder.add(call.name, "depthwise_conv2d", [x], multiplier=m, **attrs)
-        kernel = kernel.reshape(groups, m, *size).transpose(2, 3, 0, 1)
+    if filters % groups:
+        raise ValueError(f"group={groups} does not divide its {filters} filters")
+    if groups == x.channels > 1:
+        attrs["multiplier"] = filters // groups
+        y = call.builder.add(call.name, "depthwise_conv2d", [x], **attrs)
     else:
-        raise ValueError(f"group={groups} is not supported, only 1 or the number of channels")
+        y = call.builder.add(call.name, "conv2d", [x], filters=filters, groups=groups, **attrs)
     _keep(call, kernel, bias)
     return y
 
 
 def _keep(call: Call, kernel: Array, bias: Array | None) -> None:
-    call.builder.weights[f"{call.name}/kernel"] = kernel
+    """The weights of the node that was just added."""
+    node = call.builder.nodes[call.name]
+    call.builder.weights[f"{call.name}/kernel"] = from_channels_first(node.op, kernel, node.attrs)
     if bias is not None:
         call.builder.weights[f"{call.name}/bias"] = bias.ravel()
 
 
 def _conv_transpose(call: Call) -> Tensor:
-    call.insist(group=1, dilations=[1, 1], auto_pad="NOTSET", output_shape=None)
-    kernel, bias = call.weights(1), call.constant(2)
+    call.insist(auto_pad="NOTSET", output_shape=None)
+    kernel, bias, groups = call.weights(1), call.constant(2), call.get("group", 1)
+    if kernel.ndim != 4:
+        raise ValueError(f"its kernel has {kernel.ndim} axes; only 2D convolutions are supported")
     size, stride = list(kernel.shape[2:]), list(call.get("strides", [1, 1]))
+    dilation = list(call.get("dilations", [1, 1]))
     y = call.builder.add(
-        call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1], kernel=size,
-        stride=stride, use_bias=bias is not None,
+        call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1] * groups, kernel=size,
+        stride=stride, dilation=dilation, groups=groups, use_bias=bias is not None,
     )  # fmt: skip
-    _keep(call, kernel.transpose(2, 3, 1, 0), bias)
+    _keep(call, kernel, bias)
     top, left, bottom, right = call.get("pads", [0, 0, 0, 0])
     more = call.get("output_padding", [0, 0])
     # ours is as long as the kernel reaches, or as the strides do
-    longer = [max(s - k, 0) for k, s in zip(size, stride, strict=True)]
+    spans = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
+    longer = [max(s - span, 0) for span, s in zip(spans, stride, strict=True)]
     ends = [e - m + n for e, m, n in zip((bottom, right), more, longer, strict=True)]
     if min(ends) < 0:
         raise ValueError(f"output_padding={more} beyond pads is not supported")
@@ -167,10 +172,8 @@ def _gelu(call: Call) -> Tensor:
 
 
 def _prelu(call: Call) -> Tensor:
-    slopes = call.weights(1)
-    if np.ptp(slopes):
-        raise ValueError("slopes that differ are not supported; use one for all channels")
-    return call.builder.activated(call.name, call.x, "leaky_relu", float(slopes.flat[0]))
+    slopes = _per_channel(call.weights(1), call.x)
+    return call.builder.prelu(call.name, call.x, np.broadcast_to(slopes, call.x.channels))
 
 
 def _clip(call: Call) -> Tensor:
@@ -384,7 +387,7 @@ def _dense(call: Call) -> Tensor:
         use_bias=bias is not None,
     )  # fmt: skip
     bias = None if bias is None else np.broadcast_to(bias, units)
-    _keep(call, matrix.reshape(c, h, w, units).transpose(1, 2, 0, 3), bias)
+    _keep(call, matrix.reshape(c, h, w, units).transpose(3, 0, 1, 2), bias)
     return replace(y, vector=True)
 
 

@@ -23,6 +23,7 @@ def test_attributes_are_completed():
         "stride": [2, 1],
         "padding": "valid",
         "dilation": [1, 1],
+        "groups": 1,
         "activation": None,
         "alpha": None,
         "use_bias": True,
@@ -59,10 +60,11 @@ def test_bad_nodes_are_refused(arguments, message):
         {"stride": None},
         {"dilation": -1},
         {"padding": "full"},
-        {"activation": "prelu"},
+        {"activation": "selu"},
         {"alpha": "0.1"},
         {"alpha": float("nan")},
         {"use_bias": 1},
+        {"groups": 0},
     ],
     ids=str,
 )
@@ -167,6 +169,21 @@ def test_weights_have_the_layouts_of_keras():
         "t/kernel": (2, 6, 5, 4),
     }
     assert graph.parameter_count == 36 + 4 + 240
+
+
+def test_groups_share_the_channels():
+    up = {"filters": 6, "kernel": 2, "groups": 2, "use_bias": False}
+    prelu = Node("p", "activation", ("t",), {"activation": "prelu"})
+    first = conv("c", filters=8, groups=3)
+    with pytest.raises(ValueError, match=r"c \(conv2d\): groups=3 does not divide the 8 filters"):
+        one(first).parameters()
+    first = conv("c", filters=6, groups=3, use_bias=False)
+    graph = one(prelu, first, Node("t", "conv2d_transpose", ("c",), up))
+    assert graph.parameters() == {
+        "c/kernel": (3, 3, 1, 6),
+        "t/kernel": (2, 2, 3, 6),
+        "p/slopes": (6,),
+    }
 
 
 def test_total_stride_is_that_of_the_coarsest_tensor():

@@ -82,6 +82,8 @@ def layers_of(keras):
             k.Conv2D(5, 3, padding="same", activation="silu"),
             k.Conv2D(4, (3, 2), strides=(2, 1), use_bias=False, activation="leaky_relu"),
             k.Conv2D(4, 3, dilation_rate=2, activation="softmax"),
+            k.Conv2D(6, 3, groups=3, strides=2, padding="same"),
+            k.Conv2D(9, (2, 3), groups=3, dilation_rate=(1, 2)),
         ],
         "DepthwiseConv2D": [
             k.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2),
@@ -109,6 +111,7 @@ def layers_of(keras):
         "Activation": [k.Activation(f) for f in ("swish", "hard_sigmoid", "hard_swish", "sigmoid")],
         "ReLU": [k.ReLU(), k.ReLU(6.0), k.ReLU(negative_slope=0.3)],
         "LeakyReLU": [k.LeakyReLU()],
+        "PReLU": [k.PReLU(shared_axes=[1, 2]), k.PReLU(shared_axes=[1, 2, 3])],
         "ELU": [k.ELU(alpha=0.5)],
         "Softmax": [k.Softmax()],
         "MaxPooling2D": [k.MaxPooling2D(), k.MaxPooling2D(3, 2, padding="same")],
@@ -160,6 +163,35 @@ def test_classifiers_flatten_and_reshape(keras, file_format, tmp_path):
     y = k.Dropout(0.5)(k.Dense(7, activation="relu")(y))
     model = randomised(keras.Model(x, k.Dense(4, activation="softmax")(k.Flatten()(y))))
     assert check(keras, model, tmp_path, file_format).graph.nodes[-1].op == "softmax"
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras of NumPy
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_transposed_convolutions_dilate(keras, padding, tmp_path):
+    """TensorFlow has them in float32 only."""
+    layer = keras.layers.Conv2DTranspose(4, (3, 2), dilation_rate=(2, 3), padding=padding)
+    model = randomised(keras.Sequential([keras.Input((*SIZE, 3)), layer]))
+    model.save(tmp_path / "model.keras")
+    x = np.random.default_rng(1).normal(size=(2, *SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        Session(fcn.load(tmp_path / "model.keras")).run(x), model(x).numpy(), rtol=0, atol=2e-6
+    )
+
+
+@pytest.mark.tensorflow
+def test_groups_and_slopes_by_channel(keras, tmp_path):
+    k, x = keras.layers, keras.Input((None, None, 3))
+    y = k.Conv2D(8, 3, padding="same")(x)
+    y = k.PReLU(shared_axes=[1, 2])(k.BatchNormalization()(k.Conv2D(6, 3, groups=2)(y)))
+    y = k.PReLU(shared_axes=[1, 2])(k.Conv2DTranspose(6, 2, strides=2)(y))
+    y = k.PReLU()(k.Dense(4)(k.GlobalAveragePooling2D()(y)))
+    loaded = check(keras, randomised(keras.Model(x, y)), tmp_path, "keras")
+    found = [(node.op, node.attrs.get("activation")) for node in loaded.graph.nodes]
+    assert found == [
+        ("conv2d", None), ("conv2d", "prelu"), ("conv2d_transpose", None), ("activation", "prelu"),
+        ("global_avg_pool2d", None), ("conv2d", "prelu"),
+    ]  # fmt: skip
 
 
 def unet(keras):
@@ -315,8 +347,10 @@ def test_convert(tmp_path, capsys):
          r"layer 'evil' \(Lambda\) is not supported; Lambda holds code, which is not run"),
         ([INPUT, layer("Conv3D", "c")], r"'c' \(Conv3D\) is not supported; use Conv2D"),
         ([INPUT, layer("os.system", "c")], r"'c' \(os.system\) is not supported"),
-        ([INPUT, {**CONV, "config": {**CONV["config"], "groups": 3}}],
-         r"layer 'c' \(Conv2D\): groups=3 is not supported; use DepthwiseConv2D"),
+        ([INPUT, {**CONV, "config": {**CONV["config"], "groups": 2}}],
+         r"layer 'c' \(Conv2D\): groups=2 does not divide the 3 channels that it reads"),
+        ([INPUT, layer("PReLU", "p", shared_axes=[2])],
+         r"'p' \(PReLU\): shared_axes=\[2\]: slopes of pixels are not supported; use \[1, 2\]"),
         ([INPUT, {**CONV, "config": {**CONV["config"], "activation": "selu"}}],
          r"layer 'c' \(Conv2D\): activation 'selu' is not supported"),
         ([INPUT, {**CONV, "config": {**CONV["config"], "filters": 10**9}}],

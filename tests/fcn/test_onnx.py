@@ -65,6 +65,9 @@ CASES = {
         ([KERNEL, numbers(8)], {"strides": [2, 1], "pads": [0, 1, 2, 1], "dilations": [1, 2]}),
         ([KERNEL], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
         ([numbers((12, 1, 3, 5), 3)], {"group": 6, "pads": [1, 2, 1, 2]}),
+        ([numbers((4, 3, 3, 2), 3), numbers(4)],
+         {"group": 2, "strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [1, 2]}),
+        ([numbers((9, 2, 3, 3), 3)], {"group": 3, "dilations": [2, 3]}),
     ],
     "ConvTranspose": [
         ([numbers((6, 4, 2, 2), 4), numbers(4)], {"strides": [2, 2]}),
@@ -72,6 +75,10 @@ CASES = {
         ([numbers((6, 4, 3, 3), 4)],
          {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
         ([numbers((6, 4, 1, 2), 4)], {"strides": [3, 2]}),
+        ([numbers((6, 2, 3, 2), 4), numbers(4)],
+         {"group": 2, "strides": [2, 1], "dilations": [2, 3], "pads": [1, 2, 1, 0]}),
+        ([numbers((6, 1, 3, 3), 4), numbers(6)], {"group": 6, "strides": [3, 3]}),
+        ([numbers((6, 2, 1, 2), 4)], {"group": 3, "strides": [4, 4], "dilations": [1, 2]}),
     ],
     "BatchNormalization": [([LANES, LANES[::-1], LANES * 2, LANES**2], {"epsilon": 0.01})],
     "Relu": [([], {})],
@@ -82,7 +89,10 @@ CASES = {
     "HardSwish": [([], {})],
     "HardSigmoid": [([], {"alpha": 1 / 6})],
     "Gelu": [([], {}), ([], {"approximate": "tanh"})],
-    "PRelu": [([np.full((6, 1, 1), 0.25, "f4")], {})],
+    "PRelu": [
+        ([np.full((6, 1, 1), 0.25, "f4")], {}), ([LANES.reshape(6, 1, 1)], {}),
+        ([LANES.reshape(1, 6, 1, 1)], {}), ([np.float32([0.5])], {}),
+    ],
     "Clip": [([np.float32(0), np.float32(6)], {}), ([np.float32(0)], {})],
     "Softmax": [([], {"axis": 1})],
     "MaxPool": [
@@ -133,6 +143,25 @@ def test_every_operator_means_the_same(op, tmp_path):
         path = write(tmp_path / "m.onnx", [(op, names, "y", attrs)], constants, opset=opset,
                      rank=2 if flat else 4)  # fmt: skip
         agree(path)
+
+
+@pytest.mark.parametrize("group", [1, 2, 6])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_normalisation_and_slopes_go_into_a_convolution(op, group, tmp_path):
+    k = 4 if group < 6 else 12
+    lanes = numbers((k,), 5) + 2
+    shape = (k, 6 // group, 3, 3) if op == "Conv" else (6, k // group, 3, 3)
+    nodes = [
+        (op, "xw", "c", {"group": group, "strides": [2, 2]}),
+        ("BatchNormalization", ["c", "a", "b", "m", "v"], "n", {}),
+        ("PRelu", "np", "y", {}),
+    ]
+    constants = [
+        ("w", numbers(shape, 3)), ("a", lanes), ("b", lanes[::-1]), ("m", lanes - 2), ("v", lanes),
+        ("p", (lanes - 2).reshape(k, 1, 1)),
+    ]  # fmt: skip
+    model = agree(write(tmp_path / "m.onnx", nodes, constants))
+    assert len(model.graph.nodes) == (1 if op == "Conv" else 2)
 
 
 def test_upsampling_of_opset_nine(tmp_path):
@@ -295,7 +324,8 @@ def test_exported_networks_agree(name, tmp_path):
     ("nodes", "message"),
     [
         ([("NonMaxSuppression", "x", "y", {})], r"'n/y' \(NonMaxSuppression\): not supported; use"),
-        ([("Conv", "xk", "y", {"group": 2})], r"group=2 is not supported, only 1 or the number"),
+        ([("Conv", "xk", "y", {"group": 4})], r"kernel \(4, 3, 1, 1\) does not fit 6 channels"),
+        ([("PRelu", "xp", "y", {})], r"numbers of shape \(6, 12, 16\) are not one for each chan"),
         ([("Conv", "xx", "y", {})], "input 1 must be a constant"),
         ([("Conv", "zk", "y", {})], "it reads 'z', which no node before it makes"),
         ([("Relu", "y", "y", {})], "it reads 'y', which no node before it makes"),
@@ -308,7 +338,7 @@ def test_exported_networks_agree(name, tmp_path):
 def test_what_is_not_understood_is_named(nodes, message, tmp_path):
     constants = [
         ("k", numbers((4, 3, 1, 1))), ("s", np.array([1, 1, 2, 2], "f4")),
-        ("many", np.zeros(5000, np.int64)),
+        ("many", np.zeros(5000, np.int64)), ("p", np.zeros((6, 12, 16), "f4")),
     ]  # fmt: skip
     path = write(tmp_path / "m.onnx", nodes, constants)
     with pytest.raises(ValueError, match=message):

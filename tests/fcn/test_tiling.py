@@ -9,7 +9,13 @@ from fcn.session import Program, Session
 from tests.fcn.networks import EVERY_OP, NARROW, conv, pool
 
 # What resizes at its end is cut before that; `pixel_by_pixel` pools globally.
-WHOLE = NARROW
+DILATED = Graph("dilated", 2, (
+    conv("a", "input", 4, groups=2, padding="same", activation="prelu"),
+    pool("p", "a", padding="same"),
+    Node("up", "conv2d_transpose", ("p",), {"filters": 4, "kernel": 3, "stride": 2, "groups": 2,
+                                            "dilation": [2, 5], "padding": "same"}),
+), "up")  # fmt: skip
+WHOLE = NARROW | {"dilated": DILATED}
 # Receptive fields are large, so most pictures are long and narrow, and cut along one axis only.
 SIZES = {
     "two_conv": (203, 317), "as_printed": (203, 317), "unet": (512, 384),
@@ -33,7 +39,7 @@ def forced(graph):
                     ((7, 7), (1, 1)): "winograd_f2"}.get((kernel, stride), "direct")  # fmt: skip
             if stride == (2, 2) and kernel == (3, 3) and node.attrs["dilation"] == [1, 1]:
                 tile = "winograd_f2"
-            found[node.name] = tile
+            found[node.name] = tile if node.attrs["groups"] == 1 else "direct"
     return found
 
 
