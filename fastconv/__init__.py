@@ -17,11 +17,13 @@ from fastconv.pooling import (
 )
 from fastconv.system import show_config, warmup
 from fastconv.threads import get_num_threads, set_num_threads
+from fastconv.weights import Weights
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Plan",
+    "Weights",
     "aligned_empty",
     "argmax",
     "avg_pool2d",

@@ -9,6 +9,7 @@ from fastconv import shapes
 from fastconv.arrays import check_array, check_vector, into
 from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.threads import check_num_threads, get_num_threads
+from fastconv.weights import Weights
 
 DEVICES = {"cpu": "fastconv.cpu"}  # imported when first asked for: Numba takes 0.3 s
 SERIAL_FLOPS = 1_000_000  # about 10 us: less is not worth a second thread
@@ -188,9 +189,9 @@ def _four(shape: Any, op: str) -> tuple[int, int, int, int]:
     return n, h, w, c
 
 
-def _weights(w: Any, bias: Any, groups: Any, axis: int, op: str) -> tuple[Any, Any, int]:
-    """Weights and bias as C-contiguous arrays of one dtype, and the number of output channels."""
-    w = np.ascontiguousarray(check_array(w, "w", op))
+def _weights(w: Any, bias: Any, groups: Any, axis: int, op: str) -> tuple[Weights, Any, int]:
+    """Weights, the bias as an array of their dtype, and the number of output channels."""
+    w = w if isinstance(w, Weights) else Weights(check_array(w, "w", op))
     if not isinstance(groups, int) or groups < 1:
         raise ValueError(f"{op}: groups must be an integer >= 1, got {groups!r}")
     outputs = w.shape[axis] * (groups if axis == 2 else 1)
@@ -221,7 +222,8 @@ def plan_conv2d(
     x_shape : (n, h, w, c)
         Shape of the inputs; their dtype is that of `w`.
     w, bias, stride, padding, dilation, groups, activation, alpha, algorithm, device, num_threads
-        As in `conv2d`. The weights are copied: later changes to `w` have no effect.
+        As in `conv2d`. The weights are copied: later changes to `w` have no effect. Give `Weights`
+        to share the copy with plans for other shapes.
     add : bool
         The plan is called with a residual: ``plan(x, add)``.
     pool : bool
@@ -321,7 +323,7 @@ def plan_conv2d_transpose(
         Shape of the inputs; their dtype is that of `w`.
     w, bias, stride, padding, output_padding, output_shape, dilation, groups, activation, alpha,
     device, num_threads
-        As in `conv2d_transpose`. The weights are copied.
+        As in `conv2d_transpose`. The weights are copied, or shared as in `plan_conv2d`.
     add : bool
         The plan is called with a residual: ``plan(x, add)``.
     argmax : bool

@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     segment = command("segment", _segment, "Write the mask and an overlay of each photo.")
     segment.add_argument("photos", metavar="PHOTO", nargs="+", help="PNG or JPEG files")
     segment.add_argument("--model", default=models.PRETRAINED[0], help=MODEL_HELP)
-    segment.add_argument("--memory", metavar="SIZE", help="such as 2GB: tiles where it takes more")
+    segment.add_argument("--memory", metavar="SIZE", help="such as 2GB: bands where it takes more")
     segment.add_argument("--out", default="segmented", metavar="DIR", help="folder for the masks")
     train = command("train", _train, "Train a digit model in TensorFlow, with a progress bar.")
     train.add_argument(

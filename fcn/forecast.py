@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from fcn import native
 from fcn.session import Program, Session
 
 __all__ = ["describe"]
@@ -47,7 +48,7 @@ def _lines(program: Program, session: Session) -> Iterator[str]:
         left = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
         right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
         yield "  ".join(left + right).rstrip()
-    weights = 4 * session.model.graph.parameter_count
+    weights = sum(w.nbytes for w in session.model.weights.values() if not native.mapped(w))
     packed, scratch = program.packed_bytes, program.scratch_bytes
     result = 4 * math.prod(program.steps[-1].shape)
     buffers = 4 * sum(program.sizes)

@@ -1,14 +1,15 @@
 """Run a model: plans per input shape, fused layers, buffers that are used again.
 
-A convolution whose only reader is a 2x2 max-pool runs as one fused plan, so the largest tensors of
-a network never reach memory. `Session.layers` runs every node by itself instead, for comparisons.
+A convolution runs with the pool or the sum behind it (`fcn.fusion`), and what only the argmax reads
+is never kept, so the largest tensors of a network never reach memory. `Session.layers` runs every
+node by itself instead, for comparisons.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,43 +19,15 @@ import numpy.typing as npt
 
 import fastconv
 from fcn import images
-from fcn.graph import INPUT, Graph, Model, Node, Shape
-from fcn.steps import Step, compile_node
+from fcn.fusion import Group, groups
+from fcn.graph import INPUT, Model, Node, Shape
+from fcn.steps import Packed, Step, compile_step, kernel_bytes
 
 __all__ = ["Session"]
 
 Array = npt.NDArray[np.float32]
 
-PROGRAMS = 4  # input shapes whose plans a session keeps; each holds its own packed weights
-
-
-def fusable(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, Node]:
-    """Convolution name -> the max-pool that can run inside its plan.
-
-    That needs a 2x2 window with stride 2 that never leaves the image ("valid"; "same" or
-    ``ceil_mode`` on even sizes), behind a convolution that nothing else reads.
-    """
-    readers = Counter(name for node in graph.nodes for name in node.inputs)
-    readers[graph.output] += 1
-    convolutions = {node.name for node in graph.nodes if node.op == "conv2d"}
-    found = {}
-    for node in graph.nodes:
-        if node.op != "max_pool2d" or node.inputs[0] not in convolutions:
-            continue
-        (_, h, w, _), (_, rows, cols, _) = shapes[node.inputs[0]], shapes[node.name]
-        named = isinstance(node.attrs["padding"], str)  # explicit padding shifts the windows
-        inside = named and 2 * rows <= h and 2 * cols <= w
-        halves = node.attrs["size"] == node.attrs["stride"] == [2, 2]
-        if halves and inside and readers[node.inputs[0]] == 1:
-            found[node.inputs[0]] = node
-    return found
-
-
-def _grouped(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[tuple[Node, Node | None]]:
-    """What each step computes: a node, and the pool that is fused behind it."""
-    pools = fusable(graph, shapes)
-    fused = {pool.name for pool in pools.values()}
-    return ((node, pools.get(node.name)) for node in graph.nodes if node.name not in fused)
+PROGRAMS = 8  # input shapes whose plans a session keeps; they share packed weights
 
 
 class Program:
@@ -64,27 +37,30 @@ class Program:
         self,
         model: Model,
         shape: Shape,
+        packed: Packed,
         *,
         algorithm: str = "auto",
-        algorithms: Mapping[str, str] | None = None,
         num_threads: int | None = None,
+        labels: bool = False,
     ) -> None:
         graph, shapes = model.graph, model.graph.shapes(shape)
-        named = algorithms or {}
         self.shape = shape
         self.output = graph.output
-        self.steps = [
-            compile_node(
-                node,
+        found = list(groups(graph, shapes))
+        self.labels = labels and makes_labels(found[-1])
+        steps = {
+            group.last.name: compile_step(
+                group,
                 shapes,
                 model.weights,
-                pool=pool,
-                algorithm=named.get(node.name, algorithm),
+                packed,
+                algorithm=algorithm,
                 num_threads=num_threads,
+                labels=self.labels and group is found[-1],
             )
-            for node, pool in _grouped(graph, shapes)
-        ]
-        self.shapes = {step.node.name: step.shape for step in self.steps}
+            for group in sorted(found, key=lambda g: kernel_bytes(g, model.weights), reverse=True)
+        }
+        self.steps = [steps[group.last.name] for group in found]
         self.slots, self.sizes = _assign(self.steps, graph.output)
 
     @property
@@ -100,20 +76,25 @@ class Program:
     def buffers(self) -> dict[str, Array]:
         """A new set of arrays for all results but the last, which the caller keeps."""
         flat = [fastconv.aligned_empty((size,), np.float32) for size in self.sizes]
-        shapes = {name: self.shapes[name] for name in self.slots}
+        shapes = {s.node.name: s.shape for s in self.steps if s.node.name in self.slots}
         return {
             name: flat[self.slots[name]][: math.prod(shape)].reshape(shape)
             for name, shape in shapes.items()
         }
 
-    def run(self, x: Array, buffers: dict[str, Array]) -> Array:
-        """The output for `x` in a new array; `buffers` are overwritten."""
-        result = fastconv.aligned_empty(self.shapes[self.output], np.float32)
+    def run(self, x: Array, buffers: dict[str, Array]) -> npt.NDArray[Any]:
+        """The output, or labels, for `x` in a new array; `buffers` are overwritten."""
+        last = self.steps[-1]
+        result = fastconv.aligned_empty(last.shape, last.dtype)
         tensors = {INPUT: x, **buffers, self.output: result}
         for step in self.steps:
-            inputs = [tensors[name] for name in step.inputs]
-            step.call(*inputs, out=tensors[step.node.name])
+            step.run([tensors[name] for name in step.inputs], tensors[step.node.name])
         return result
+
+
+def makes_labels(group: Group) -> bool:
+    """Whether the plan of a group can give labels instead of scores."""
+    return group.node.op == "conv2d_transpose"
 
 
 def _assign(steps: Sequence[Step], output: str) -> tuple[dict[str, int], list[int]]:
@@ -138,20 +119,6 @@ def _assign(steps: Sequence[Step], output: str) -> tuple[dict[str, int], list[in
             sizes[slot] = max(sizes[slot], math.prod(step.shape))
         free += [slots[n] for n in set(step.inputs) if n in slots and last_read[n] == i]
     return slots, sizes
-
-
-def arena(graph: Graph, shape: Shape) -> tuple[list[int], Shape]:
-    """Sizes, in numbers, of a program's buffers, and the shape of its result; packs nothing."""
-    shapes = graph.shapes(shape)
-    steps = [
-        Step(pool or node, node.inputs, shapes[(pool or node).name], _nothing)
-        for node, pool in _grouped(graph, shapes)
-    ]
-    return _assign(steps, graph.output)[1], shapes[graph.output]
-
-
-def _nothing(*_: Array) -> None:
-    """The call of a step that never runs."""
 
 
 class Session:
@@ -183,6 +150,7 @@ class Session:
         self.algorithm = algorithm
         # lru_cache is safe between threads: at worst two of them plan the same shape
         self._program = functools.lru_cache(PROGRAMS)(self._compile)
+        self.packed: Packed = {}
         self._idle: deque[tuple[Program, dict[str, Array]]] = deque()
 
     def run(self, x: Array) -> Array:
@@ -204,11 +172,14 @@ class Session:
             For a wrong rank, dtype or number of channels, or an image too small for the network.
         """
         batch = self._checked(x)
-        program = self._program(batch.shape)
-        buffers = self._borrow(program)
-        logits = program.run(batch, buffers)
-        self._idle.append((program, buffers))
+        logits = self._run(self._program(batch.shape), batch)
         return logits if x.ndim == 4 else logits[0]
+
+    def _run(self, program: Program, x: Array) -> npt.NDArray[Any]:
+        buffers = self._borrow(program)
+        result = program.run(x, buffers)
+        self._idle.append((program, buffers))
+        return result
 
     def program(self, shape: Shape) -> Program:
         """The steps for inputs of that shape; see `fcn.forecast.describe`."""
@@ -231,16 +202,17 @@ class Session:
 
     def step(self, node: Node, shapes: Mapping[str, Shape]) -> Step:
         """One node by itself, with the settings of this session."""
-        return compile_node(
-            node,
+        return compile_step(
+            Group(node),
             shapes,
             self.model.weights,
+            self.packed,
             algorithm=self.algorithm,
             num_threads=self.num_threads,
         )
 
     def segment(
-        self, image: npt.NDArray[Any], *, memory: int | str | None = None, tile: int | None = None
+        self, image: npt.NDArray[Any], *, memory: int | str | None = None, band: int | None = None
     ) -> npt.NDArray[Any]:
         """The class of every pixel of one picture, at the picture's own size, whatever that is.
 
@@ -250,9 +222,10 @@ class Session:
             Gray is repeated for a network that reads several channels.
         memory : int or str, optional
             Bytes, such as ``"2GB"``, that the network may take beside the picture and the labels.
-            Where it needs more for the whole picture, it runs on tiles, with the same result.
-        tile : int, optional
-            Largest height and width of a tile, in pixels, where you know better.
+            Where it needs more for the whole picture, it runs over bands of rows, with the same
+            result.
+        band : int, optional
+            Rows of a band, where you know better; rounded up to the network's total stride.
 
         Returns
         -------
@@ -263,8 +236,7 @@ class Session:
         ------
         ValueError, TypeError
             For an empty picture, a wrong rank, dtype or number of channels, values that are not
-            finite or lie outside [0, 1], too little memory, or a network that cannot be cut into
-            tiles exactly.
+            finite or lie outside [0, 1], or too little memory.
 
         Notes
         -----
@@ -273,21 +245,23 @@ class Session:
         result is still of another size (the article's network as printed gives half of it), the
         logits, not the labels, are resized bilinearly. What was added is cut off.
 
-        Tiles overlap by the network's receptive field and begin where its strides and Winograd
-        tiles do, so that every bit is that of the whole picture; see `fcn.tiling`.
+        With bands, each layer keeps the rows that the next one still needs, so nothing is computed
+        twice, and every bit is that of the whole picture; see `fcn.bands`.
         """
-        if memory is not None or tile is not None:
-            from fcn import large
+        if memory is not None or band is not None:
+            from fcn import bands
 
-            return large.segment(self, image, memory, tile)
+            return bands.segment(self, image, memory, band)
         x = self.prepare(image)
         h, w = image.shape[:2]
         return np.ascontiguousarray(self._labels(x)[0, :h, :w])
 
     def _labels(self, x: Array) -> npt.NDArray[Any]:
         """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""
-        size = x.shape[1:3]
-        return self.labels_of((self.before_resize or self).run(x), size)
+        size, inner = x.shape[1:3], self.before_resize or self
+        program = inner._program(x.shape, inner._fits(x.shape))
+        result = inner._run(program, x)
+        return result if program.labels else self.labels_of(result, size)
 
     def labels_of(self, scores: Array, size: tuple[int, int]) -> npt.NDArray[Any]:
         """The best class of each pixel, of scores that are resized first where that is needed."""
@@ -349,8 +323,11 @@ class Session:
             return False
         return out[1:3] == shape[1:3]
 
-    def _compile(self, shape: Shape) -> Program:
-        return Program(self.model, shape, algorithm=self.algorithm, num_threads=self.num_threads)
+    def _compile(self, shape: Shape, labels: bool = False) -> Program:
+        return Program(
+            self.model, shape, self.packed, algorithm=self.algorithm,
+            num_threads=self.num_threads, labels=labels,
+        )  # fmt: skip
 
     def _borrow(self, program: Program) -> dict[str, Array]:
         """Idle buffers of this program, or new ones; those of another shape are let go."""

@@ -1,4 +1,4 @@
-"""What a program is made of: one call for each node, or for a convolution and its max-pool."""
+"""What a program is made of: one call for each group of nodes and band of rows."""
 
 from __future__ import annotations
 
@@ -11,33 +11,54 @@ import numpy as np
 import numpy.typing as npt
 
 import fastconv
+from fastconv import shapes
+from fcn import native, rows
+from fcn.fusion import Group
 from fcn.graph import Node, Shape
 from fcn.ops import CLAMPS, ELEMENTWISE
+from fcn.rows import Band
 
-__all__ = ["Step", "compile_node"]
+__all__ = ["Packed", "Step", "compile_band", "compile_step", "kernel_bytes"]
 
 Array = npt.NDArray[np.float32]
+Packed = dict[str, fastconv.Weights]  # name of the node -> its kernel, for all plans of a session
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a program: reads the tensors `inputs` and fills the tensor of `node`.
+    """One call of a program: reads rows of the tensors `inputs` and makes rows of that of `node`.
 
     Attributes
     ----------
-    node : Node
-        What it computes; for a fused step the pool, whose input is then the convolution's.
-    inputs : tuple of str
-    shape : (n, h, w, c)
-        Shape of the result.
+    group : Group
+        What it computes.
+    band : Band
+        For which rows of the result.
+    shape : (n, rows, w, c)
+        Shape of these rows; (n, rows, w) of labels.
     call : function of (*inputs, out=)
         A `fastconv.Plan` where it is a convolution.
     """
 
-    node: Node
-    inputs: tuple[str, ...]
-    shape: Shape
+    group: Group
+    band: Band
+    shape: tuple[int, ...]
     call: Callable[..., object]
+
+    @property
+    def node(self) -> Node:
+        """The node whose tensor is the result."""
+        return self.group.last
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors that it reads."""
+        return self.group.inputs
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the result."""
+        return np.dtype(np.float32) if self.plan is None else self.plan.dtype
 
     @property
     def plan(self) -> fastconv.Plan | None:
@@ -45,69 +66,171 @@ class Step:
         return self.call if isinstance(self.call, fastconv.Plan) else None
 
     def __call__(self, *inputs: Array) -> Array:
-        """The result in a new array."""
+        """The result in a new array, from the whole of what `node` reads."""
         out = fastconv.aligned_empty(self.shape, np.float32)
-        self.call(*inputs, out=out)
+        self.run(inputs[: len(self.inputs)], out)
         return out
 
+    def run(self, inputs: Sequence[Array], out: npt.NDArray[Any]) -> None:
+        """Fill `out`; of each whole input the rows that are wanted are taken."""
+        parts = zip(inputs, self.band.reads, strict=True)
+        self.call(*(x[:, low:high] for x, (low, high) in parts), out=out)
 
-def compile_node(
-    node: Node,
-    shapes: Mapping[str, Shape],
+
+def compile_step(
+    group: Group,
+    known: Mapping[str, Shape],
     weights: Mapping[str, Array],
+    packed: Packed,
     *,
-    pool: Node | None = None,
     algorithm: str = "auto",
     num_threads: int | None = None,
+    labels: bool = False,
 ) -> Step:
-    """Turn one node, or a convolution and the 2x2 max-pool behind it, into a step.
+    """A step for all rows; arguments as for `compile_band`."""
+    whole = rows.band(group, known, 0, known[group.last.name][1])
+    return compile_band(
+        group, known, weights, packed, whole, algorithm=algorithm, num_threads=num_threads,
+        labels=labels,
+    )  # fmt: skip
+
+
+def compile_band(
+    group: Group,
+    known: Mapping[str, Shape],
+    weights: Mapping[str, Array],
+    packed: Packed,
+    band: Band,
+    *,
+    algorithm: str = "auto",
+    num_threads: int | None = None,
+    labels: bool = False,
+) -> Step:
+    """Plan one group of nodes for some rows of its result.
 
     Parameters
     ----------
-    node : Node
-    shapes : mapping of tensor name to shape
-        As `Graph.shapes` gives it.
+    group : Group
+    known : mapping of tensor name to shape
+        Of the whole image, as `Graph.shapes` gives it.
     weights : mapping
         As `Model.weights`.
-    pool : Node or None
-        The pool to fuse behind a convolution; see `fcn.session.fusable`.
+    packed : dict
+        What steps share: the kernels of nodes, with all that has been packed of them.
+    band : Band
+        As `fcn.rows.band` gives it.
     algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
     num_threads : int or None
+    labels : bool
+        Give the channel with the largest number of each pixel, for a transposed convolution.
 
     Returns
     -------
     Step
     """
-    attrs, shape, last = node.attrs, shapes[node.inputs[0]], pool or node
+    node, (n, _, w, c) = group.node, known[group.node.inputs[0]]
+    x = n, band.reads[0][1] - band.reads[0][0], w, c
+    _, _, across, channels = known[group.last.name]
+    high = band.rows[1] - band.rows[0]
+    out: tuple[int, ...] = (n, high, across) if labels else (n, high, across, channels)
+    threads: dict[str, Any] = {"num_threads": num_threads}
+    attrs = node.attrs
     if attrs.get("activation") == "prelu":
         attrs = {**attrs, "alpha": weights[f"{node.name}/slopes"]}
     call: Callable[..., object]
     if node.rule.kernel is not None:
-        kernel, bias = weights[f"{node.name}/kernel"], weights.get(f"{node.name}/bias")
-        keys = ("stride", "padding", "dilation", "groups", "activation", "alpha")
-        options = {key: attrs[key] for key in keys if key in attrs} | {"num_threads": num_threads}
-        if node.op == "conv2d":
-            options |= {"pool": pool is not None, "algorithm": algorithm}
-            call = fastconv.plan_conv2d(shape, kernel, bias, **options)
-        elif node.op == "depthwise_conv2d":  # as many groups as channels
-            kernel = kernel.reshape(*attrs["kernel"], 1, -1)
-            options["groups"] = shape[3]
-            call = fastconv.plan_conv2d(shape, kernel, bias, **options)
+        if node.name not in packed:
+            packed[node.name] = fastconv.Weights(_kernel(node, weights))
+        kernel, bias = packed[node.name], weights.get(f"{node.name}/bias")
+        if node.op == "conv2d_transpose":
+            cropped = _cropped(group, known, band)
+            call = fastconv.plan_conv2d_transpose(
+                x, kernel, bias, argmax=labels, **cropped, **threads
+            )
         else:
-            call = fastconv.plan_conv2d_transpose(shape, kernel, bias, **options)
+            keys = ("stride", "dilation", "activation", "alpha")
+            options = {key: attrs[key] for key in keys} | threads
+            options["groups"] = attrs.get("groups", c)  # of a depthwise one as many as channels
+            if group.then is not None and group.then.op == "add":
+                options |= {"add": True, "activation": group.then.attrs["activation"]}
+            elif group.then is not None:
+                options |= {"pool": True}
+            if node.op == "conv2d":
+                options["algorithm"] = algorithm
+            padding = _padding(node, known, band)
+            call = fastconv.plan_conv2d(x, kernel, bias, padding=padding, **options)
+        native.release(kernel.array)  # it is packed now
     elif node.op == "activation":  # of a depthwise convolution that changes nothing
-        ones = np.ones((1, 1, 1, shape[3]), np.float32)
-        call = fastconv.plan_conv2d(shape, ones, groups=shape[3], num_threads=num_threads, **attrs)
+        ones = np.ones((1, 1, 1, c), np.float32)
+        call = fastconv.plan_conv2d(x, ones, groups=c, **threads, **attrs)
     elif node.op in ELEMENTWISE:
-        call = functools.partial(_together, node.op, **attrs)
+        call = functools.partial(_together, node.op, **node.attrs)
+    elif node.op in POOLS:
+        size, stride = node.attrs["size"], node.attrs["stride"]
+        how = {"size": size, "stride": stride, "padding": _padding(node, known, band)}
+        call = functools.partial(POOLS[node.op], **how, **threads)
+    elif node.op == "upsample2d":
+        call = functools.partial(_enlarge, crop=band.pad, **node.attrs, **threads)
     elif node.op in THREADED:
-        call = functools.partial(THREADED[node.op], num_threads=num_threads, **attrs)
+        call = functools.partial(THREADED[node.op], **threads, **node.attrs)
+    elif node.op == "concat":
+        call = _concat
     else:
-        call = functools.partial(COPIES[node.op], **attrs)
-    return Step(last, node.inputs, shapes[last.name], call)
+        call = functools.partial(_place, top=band.pad[0], left=_left(node))
+    return Step(group, band, out, call)
 
 
-def _resize(x: Array, *_: Array, num_threads: int | None, out: Array, **attrs: Any) -> None:
+def kernel_bytes(group: Group, weights: Mapping[str, Array]) -> int:
+    """Size of the kernel of a group.
+
+    Where the largest is packed first, nothing else takes memory while it is there twice.
+    """
+    kernel = weights.get(f"{group.node.name}/kernel")
+    return 0 if kernel is None else kernel.nbytes
+
+
+def _kernel(node: Node, weights: Mapping[str, Array]) -> Array:
+    kernel = weights[f"{node.name}/kernel"]
+    if node.op == "depthwise_conv2d":  # as many groups as channels
+        return kernel.reshape(*node.attrs["kernel"], 1, -1)
+    return kernel
+
+
+def _padding(node: Node, known: Mapping[str, Shape], band: Band) -> shapes.Pad:
+    """That of the band above and below, and that of the whole at the sides."""
+    attrs, hw = node.attrs, known[node.inputs[0]][1:3]
+    window = tuple(attrs["kernel" if "kernel" in attrs else "size"])
+    how = window, tuple(attrs["stride"]), tuple(attrs.get("dilation", (1, 1)))
+    (_, across), name = known[node.name][1:3], node.op
+    left, right = shapes.resolve_padding(attrs["padding"], hw, *how, name)[1]
+    reached = (across - 1) * how[1][1] + (window[1] - 1) * how[2][1] + 1
+    return band.pad, (left, max(right, reached - left - hw[1]))  # where windows are rounded up
+
+
+def _cropped(group: Group, known: Mapping[str, Shape], band: Band) -> dict[str, Any]:
+    """Options of a transposed convolution, and what is left of its full result."""
+    node, attrs = group.node, group.node.attrs
+    kernel, stride, dilation = (tuple(attrs[key]) for key in ("kernel", "stride", "dilation"))
+    hw = known[node.inputs[0]][1:3]
+    pads, _ = shapes.resolve_transpose_padding(attrs["padding"], hw, kernel, stride, dilation, "")
+    left = pads[1][0] + (group.then.attrs["offset"][1] if group.then else 0)
+    width = known[group.last.name][2]
+    right = (hw[1] - 1) * stride[1] + (kernel[1] - 1) * dilation[1] + 1 - left - width
+    crop = [(before, max(after, 0)) for before, after in (band.pad, (left, right))]
+    size = band.rows[1] - band.rows[0], width
+    options = {"stride": stride, "dilation": dilation, "groups": attrs["groups"]}
+    return {**options, "padding": crop, "output_shape": size}
+
+
+def _left(node: Node) -> int:
+    """Columns of zeros on the left; negative where columns are left out."""
+    if node.op == "crop":
+        return -int(node.attrs["offset"][1])
+    left = int(node.attrs["sides"][1][0])
+    return left if node.op == "pad2d" else -left
+
+
+def _resize(x: Array, *, num_threads: int | None, out: Array, **attrs: Any) -> None:
     """To the size of `out`, which follows from the attributes or from another tensor."""
     method = attrs.get("method", "bilinear")
     size = out.shape[1:3]
@@ -134,37 +257,37 @@ def _concat(*inputs: Array, out: Array) -> None:
     np.concatenate(inputs, axis=-1, out=out)
 
 
-def _crop(x: Array, _: Array, *, offset: Sequence[int], out: Array) -> None:
-    (top, left), (_, rows, cols, _) = offset, out.shape
-    out[...] = x[:, top : top + rows, left : left + cols]
+def _place(x: Array, *, top: int, left: int, out: Array) -> None:
+    """Pixels of `x` in `out`, some columns further right or left, and zeros around them."""
+    cut, left = max(-left, 0), max(left, 0)
+    width = min(x.shape[2] - cut, out.shape[2] - left)
+    if x[:, :, :width].shape != out.shape:
+        out[...] = 0
+    out[:, top : top + x.shape[1], left : left + width] = x[:, :, cut : cut + width]
 
 
-def _pad(x: Array, *, sides: Sequence[Sequence[int]], out: Array) -> None:
-    (top, _), (left, _) = sides
-    out[...] = 0
-    out[:, top : top + x.shape[1], left : left + x.shape[2]] = x
+def _enlarge(
+    x: Array, *, factor: Sequence[int], method: str, crop: tuple[int, int],
+    num_threads: int | None, out: Array,
+) -> None:  # fmt: skip
+    size = x.shape[1] * factor[0], x.shape[2] * factor[1]
+    if size == out.shape[1:3]:
+        fastconv.resize2d(x, size, method=method, num_threads=num_threads, out=out)
+    else:
+        y = fastconv.resize2d(x, size, method=method, num_threads=num_threads)
+        out[...] = y[:, crop[0] : crop[0] + out.shape[1]]
 
 
-def _trim(x: Array, *, sides: Sequence[Sequence[int]], out: Array) -> None:
-    (top, _), (left, _) = sides
-    out[...] = x[:, top : top + out.shape[1], left : left + out.shape[2]]
-
-
-THREADED: dict[str, Callable[..., object]] = {
+POOLS: dict[str, Callable[..., object]] = {
     "max_pool2d": fastconv.max_pool2d,
     "avg_pool2d": fastconv.avg_pool2d,
+}
+THREADED: dict[str, Callable[..., object]] = {
     "global_max_pool2d": functools.partial(_global, fastconv.global_max_pool2d),
     "global_avg_pool2d": functools.partial(_global, fastconv.global_avg_pool2d),
     "softmax": fastconv.softmax,
     "resize2d": _resize,
     "resize2d_to": _resize,
-    "upsample2d": _resize,
-}
-COPIES: dict[str, Callable[..., None]] = {
-    "concat": _concat,
-    "crop": _crop,
-    "pad2d": _pad,
-    "trim2d": _trim,
 }
 UFUNCS = {
     "add": np.add,

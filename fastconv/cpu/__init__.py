@@ -21,6 +21,7 @@ from fastconv.cpu import (
 from fastconv.cpu.channelwise import label_dtype
 from fastconv.cpu.cost import Cost
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fastconv.weights import Weights
 
 __all__ = [
     "ALGORITHMS",
@@ -89,7 +90,7 @@ class Choice:
         return both[0] / rate, both[1] / rate
 
 
-def plan_conv2d(spec: Conv2d, w: Any, bias: Any, slopes: Any, algorithm: str) -> Choice:
+def plan_conv2d(spec: Conv2d, w: Weights, bias: Any, slopes: Any, algorithm: str) -> Choice:
     """Choose an algorithm and pack the weights."""
     if composite.pool_comes_after(spec, slopes):
         choice = plan_conv2d(replace(spec, pool=False), w, bias, slopes, algorithm)
@@ -137,7 +138,7 @@ def _able(spec: Conv2d) -> tuple[dict[str, Algorithm], dict[str, str]]:
 
 
 def plan_conv2d_transpose(
-    spec: ConvTranspose2d, w: Any, bias: Any, slopes: Any, labels: bool
+    spec: ConvTranspose2d, w: Weights, bias: Any, slopes: Any, labels: bool
 ) -> Choice:
     """As `plan_conv2d`; `labels`: the largest channel of each pixel is all that is wanted."""
     reason = "one matrix product a row phase"

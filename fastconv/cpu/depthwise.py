@@ -20,6 +20,7 @@ from fastconv.cpu.kernels import candidates, kernel
 from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d
+from fastconv.weights import Weights
 
 SEGMENT_BYTES = 16 << 10  # of L1, for the inputs of a run of pixels
 
@@ -102,7 +103,7 @@ class Depthwise(OneJob):
     algorithm = "direct"
 
     def __init__(
-        self, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None, slopes: np.ndarray | None
+        self, spec: Conv2d, w: Weights, bias: np.ndarray | None, slopes: np.ndarray | None
     ) -> None:
         n, h, width, c = spec.x
         kh, kw, _, k = spec.w
@@ -114,7 +115,7 @@ class Depthwise(OneJob):
         border = kernel(kind, spec.dtype, taps=0)
         special = candidates(kind, spec.dtype, taps=kw, stride=sw) if dw == 1 else []
         self.kernel = special[0] if special else border
-        self.packed = w.reshape(kh * kw, k).astype(dtype)
+        self.packed = w.packed(dtype, lambda array: array.reshape(kh * kw, k).astype(dtype))
         self._bias = np.zeros(k, dtype) if bias is None else bias.astype(dtype)
         self._clamp = pack.clamp(spec, finisher is not None, dtype)
         self._slopes = pack.slopes(spec, slopes, dtype)

@@ -26,6 +26,7 @@ from fastconv.cpu.padding import Padded
 from fastconv.cpu.tiles import fill_tiles
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.spec import Conv2d
+from fastconv.weights import Weights
 
 PATCH_BYTES = 512 << 10  # of L2, for the gathered rows of a task
 MAX_TILES = 64  # of a task; more where they fit help only the first, small layers
@@ -134,7 +135,7 @@ class Direct(OneJob):
     algorithm = "direct"
 
     def __init__(
-        self, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None, slopes: np.ndarray | None
+        self, spec: Conv2d, w: Weights, bias: np.ndarray | None, slopes: np.ndarray | None
     ) -> None:
         kh, kw, cin, k = spec.w
         kout, depth = k // spec.groups, kh * kw * cin
@@ -149,7 +150,8 @@ class Direct(OneJob):
         n, h, width, c = shape
         self.kernel = choose_kernel("gemm_pool" if spec.pool else "gemm", dtype, kout)
         mr, nr = self.kernel.mr, self.kernel.nr
-        self.packed = pack.panels(w.reshape(depth, k).astype(dtype), spec.groups, nr)
+        layout = spec.groups, nr, dtype
+        self.packed = w.packed(layout, lambda array: pack.panels(array.reshape(depth, k), *layout))
         self._bias = pack.bias(bias, k, spec.groups, nr, dtype)
         finisher = finish.kernel_for(spec)
         self._clamp = pack.clamp(spec, finisher is not None, dtype)

@@ -13,8 +13,8 @@ from fastconv.memory import aligned_empty
 from fastconv.spec import Conv2d, ConvTranspose2d
 
 
-def panels(matrix: np.ndarray, groups: int, nr: int) -> np.ndarray:
-    """matrix[depth, groups * k] -> packed[groups, ceil(k / nr), depth, nr].
+def panels(matrix: np.ndarray, groups: int, nr: int, dtype: str) -> np.ndarray:
+    """matrix[depth, groups * k] -> packed[groups, ceil(k / nr), depth, nr], of `dtype`.
 
     ::
 
@@ -23,7 +23,7 @@ def panels(matrix: np.ndarray, groups: int, nr: int) -> np.ndarray:
     """
     depth, columns = matrix.shape
     k = columns // groups
-    packed = aligned_empty((groups, -(-k // nr), depth, nr), matrix.dtype)
+    packed = aligned_empty((groups, -(-k // nr), depth, nr), dtype)
     by_group = matrix.reshape(depth, groups, k)
     packed[:, :, :, k:] = 0
     for t in range(packed.shape[1]):

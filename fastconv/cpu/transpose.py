@@ -25,7 +25,9 @@ from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
 from fastconv.cpu.tiles import fill_tiles
 from fastconv.dtypes import ITEMSIZE, WORKING
+from fastconv.shapes import Pair
 from fastconv.spec import Conv2d, ConvTranspose2d
+from fastconv.weights import Weights
 
 
 @Inlined
@@ -134,7 +136,7 @@ class Transpose(OneJob):
     algorithm = "direct"
 
     def __init__(
-        self, spec: ConvTranspose2d, w: np.ndarray, bias: np.ndarray | None,
+        self, spec: ConvTranspose2d, w: Weights, bias: np.ndarray | None,
         slopes: np.ndarray | None, labels: bool = False,
     ) -> None:  # fmt: skip
         n, h, width, c = spec.x
@@ -143,13 +145,12 @@ class Transpose(OneJob):
         dtype, groups = WORKING[spec.dtype], spec.groups
         item, work = ITEMSIZE[spec.dtype], ITEMSIZE[dtype]
         kout = k // groups
-        # [groups][sh][mh * mw * cin][sw * kout]
-        phases, (mh, mw) = phase_weights(w.astype(dtype), spec)
+        mh, mw = phase_taps(spec)
         self.kernel = choose_kernel("gemm", dtype, sw * kout)
         mr, nr = self.kernel.mr, self.kernel.nr
-        depth = phases.shape[2]
-        columns = np.moveaxis(phases.reshape(groups * sh, depth, sw * kout), 0, 1)
-        self.packed = pack.panels(columns.reshape(depth, groups * sh * sw * kout), groups * sh, nr)
+        depth = mh * mw * (c // groups)
+        layout = spec.stride, spec.dilation, groups, nr, dtype
+        self.packed = w.packed(layout, lambda array: pack_phases(array, *layout))
         values = np.zeros(k, dtype) if bias is None else bias
         tiled = np.tile(values.reshape(groups, 1, kout), (1, sw, 1))
         self._bias = pack.bias(tiled.reshape(-1), groups * sw * kout, groups, nr, dtype)
@@ -190,26 +191,36 @@ class Transpose(OneJob):
         )  # fmt: skip
 
 
-def phase_weights(w: np.ndarray, spec: ConvTranspose2d) -> tuple[np.ndarray, tuple[int, int]]:
-    """w[kh, kw, kout, c] -> [groups][sh][mh * mw * cin][sw * kout], and (mh, mw).
+def phase_taps(spec: ConvTranspose2d) -> tuple[int, int]:
+    """Rows and columns of taps of each phase."""
+    (kh, kw), (sh, sw), (dh, dw) = spec.w[:2], spec.stride, spec.dilation
+    return -(-((kh - 1) * dh + 1) // sh), -(-((kw - 1) * dw + 1) // sw)
+
+
+def pack_phases(
+    w: np.ndarray, stride: Pair, dilation: Pair, groups: int, nr: int, dtype: str
+) -> np.ndarray:
+    """w[kh, kw, kout, c] -> packed[groups * sh, panels of sw * kout, mh * mw * cin, nr].
 
     Taps are in the order of the inputs that they meet: input row q - mh + 1 + i meets tap
     ``(mh - 1 - i) * sh + r``.
     """
     kh, kw, kout, c = w.shape
-    (sh, sw), (dh, dw), groups = spec.stride, spec.dilation, spec.groups
+    (sh, sw), (dh, dw) = stride, dilation
     mh, mw = -(-((kh - 1) * dh + 1) // sh), -(-((kw - 1) * dw + 1) // sw)
     dense = np.zeros((mh * sh, mw * sw, kout, c), w.dtype)
     dense[: (kh - 1) * dh + 1 : dh, : (kw - 1) * dw + 1 : dw] = w
     taps = dense.reshape(mh, sh, mw, sw, kout, groups, c // groups)[::-1, :, ::-1]
-    ordered = taps.transpose(5, 1, 0, 2, 6, 3, 4)  # group, r, i, j, c, rx, k
-    return ordered.reshape(groups, sh, mh * mw * (c // groups), sw * kout), (mh, mw)
+    ordered = taps.transpose(0, 2, 6, 5, 1, 3, 4)  # i, j, c, group, r, rx, k
+    columns = groups * sh * sw * kout
+    matrix = ordered.reshape(mh * mw * (c // groups), columns)
+    return pack.panels(matrix, groups * sh, nr, dtype)
 
 
 def expected(spec: ConvTranspose2d) -> Cost:
     """Cost for one image."""
-    (kh, kw, kout, _), (sh, sw), (dh, dw) = spec.w, spec.stride, spec.dilation
-    mh, mw = -(-((kh - 1) * dh + 1) // sh), -(-((kw - 1) * dw + 1) // sw)
+    kout, (sh, sw) = spec.w[2], spec.stride
+    mh, mw = phase_taps(spec)
     depth = mh * mw * (spec.x[3] // spec.groups)
     tile = choose_kernel("gemm", spec.dtype, sw * kout)
     tiles = -(-(spec.x[1] + mh - 1) * (spec.x[2] + mw - 1) // tile.mr)

@@ -38,6 +38,7 @@ from fastconv.cpu.winograd_drivers import fused, phase_forward, phase_products
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import address, aligned_empty
 from fastconv.spec import Conv2d
+from fastconv.weights import Weights
 
 BLOCK_ROWS = 36  # tiles in a block, at least half and at most twice as many
 GROUP_COLUMNS = 64  # output channels whose products are kept at once
@@ -93,7 +94,7 @@ class Winograd:
     """A convolution by F(m x m, r x r), planned."""
 
     def __init__(
-        self, m: int, spec: Conv2d, w: np.ndarray, bias: np.ndarray | None,
+        self, m: int, spec: Conv2d, w: Weights, bias: np.ndarray | None,
         slopes: np.ndarray | None,
     ) -> None:  # fmt: skip
         self.algorithm = f"winograd_f{m}"
@@ -108,7 +109,8 @@ class Winograd:
         mr, nr = self.kernel.mr, self.kernel.nr
         panels = -(-k // nr)
         padded = -(-c // lanes) * lanes
-        self.packed = pack_weights(w, m, stride, nr, padded, dtype)
+        layout = m, stride, nr, padded, dtype
+        self.packed = w.packed(layout, lambda array: pack_weights(array, *layout))
         self._bias = pack.bias(bias, k, 1, nr, dtype)
         finisher = finish.kernel_for(spec)
         self._clamp = pack.clamp(spec, finisher is not None, dtype)

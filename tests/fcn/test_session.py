@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fcn import models
+from fcn.fusion import groups
 from fcn.graph import Graph, Model, Node
-from fcn.session import Session, _assign, fusable
+from fcn.session import Session, _assign
 from tests.fcn.networks import (
     EVERY_OP,
     NARROW,
@@ -58,31 +59,65 @@ def test_layers_are_exact_one_by_one(name):
         assert name not in EVERY_OP or len(np.unique(y)) > min(3, y.size - 1)
 
 
+def fused(graph, shape):
+    return [(g.node.name, g.then.name) for g in groups(graph, graph.shapes(shape)) if g.then]
+
+
 def test_what_is_fused():
     graph = GRAPHS["named_padding"]
     even, odd = (1, 32, 32, 3), (1, 31, 32, 3)
-    assert list(fusable(graph, graph.shapes(even))) == ["c1"]
-    assert list(fusable(graph, graph.shapes(odd))) == []  # a "same" pool covers the remainder
+    assert fused(graph, even) == [("c1", "p1"), ("c3", "sum")]
+    assert fused(graph, odd) == [("c3", "sum")]  # a "same" pool covers the remainder
     graph = models.two_conv(4)  # its pools are "valid"
-    assert list(fusable(graph, graph.shapes(odd))) == ["conv1", "conv2"]
+    assert fused(graph, odd) == [("conv1", "pool1"), ("conv2", "pool2")]
     program = Session(integer_model(graph))._program(odd)
     assert [step.node.name for step in program.steps] == ["pool1", "pool2", "upsample"]
     assert program.steps[0].plan.spec.pool
     assert program.steps[0].shape == (1, 15, 16, 64)
 
 
+def test_sums_and_crops_are_fused():
+    graph = models.fcn8s(3, width=2, fc=8, fc_kernel=3)
+    assert [pair for pair in fused(graph, (1, 36, 52, 3)) if "pool" not in pair[1][:4]] == [
+        ("upscore2", "upscore2c"), ("score_pool4", "fuse_pool4"),
+        ("upscore_pool4", "upscore_pool4c"), ("score_pool3", "fuse_pool3"), ("upscore8", "score"),
+    ]  # fmt: skip
+    program = Session(integer_model(graph))._program((1, 36, 52, 3), True)
+    plans = {step.node.name: step.plan.spec for step in program.steps if step.plan}
+    assert plans["fuse_pool4"].add
+    assert plans["score"].out == (1, 36, 52, 3)
+    assert program.labels
+    assert program.steps[-1].dtype == np.uint8
+
+
+def test_what_several_read_is_not_fused():
+    """Of a sum one convolution runs first; one that another layer reads, or clamps, stays alone."""
+    c = {"kernel": 1, "use_bias": False}
+    nodes = [conv("a", "input", 2, **c), conv("b", "input", 2, **c), Node("s", "add", ("a", "b"))]
+    assert fused(Graph("g", 2, nodes, "s"), (1, 4, 4, 2)) == [("b", "s")]
+    twice = [*nodes, Node("t", "add", ("s", "b"))]
+    assert fused(Graph("g", 2, twice, "t"), (1, 4, 4, 2)) == [("a", "s")]
+    clamped = [nodes[0], conv("b", "a", 2, activation="relu", **c), nodes[2]]
+    assert fused(Graph("g", 2, clamped, "s"), (1, 4, 4, 2)) == []
+    dead = [*nodes, conv("unused", "a", 5, **c)]
+    graph = Graph("g", 2, dead, "s")
+    assert [g.last.name for g in groups(graph, graph.shapes((1, 4, 4, 2)))] == ["a", "s"]
+    model, x = integer_model(graph), integers((1, 4, 4, 2), 0)
+    np.testing.assert_array_equal(Session(model).run(x), oracle(model, x)["s"])
+
+
 @pytest.mark.parametrize(
-    ("attrs", "rows", "fused"),
+    ("attrs", "rows", "joined"),
     [
         ({"ceil_mode": True}, 8, True),
         ({"ceil_mode": True}, 7, False),  # a window reaches past the end
         ({"padding": [[1, 0], [0, 0]]}, 8, False),  # windows start one pixel earlier
     ],
 )
-def test_pools_that_are_fused_never_leave_the_image(attrs, rows, fused):
+def test_pools_that_are_fused_never_leave_the_image(attrs, rows, joined):
     nodes = (conv("c", "input", 2, kernel=1, activation="relu"), pool("p", "c", **attrs))
     graph = Graph("g", 1, nodes, "p")
-    assert bool(fusable(graph, graph.shapes((1, rows, 8, 1)))) is fused
+    assert bool(fused(graph, (1, rows, 8, 1))) is joined
     model = Model(graph, {name: np.ones(s, np.float32) for name, s in graph.parameters().items()})
     x = integers((1, rows, 8, 1), 0)
     np.testing.assert_array_equal(Session(model).run(x), oracle(model, x)["p"])
@@ -104,7 +139,7 @@ def test_sum_clamps_and_keeps_nan():
 
 def test_output_of_the_graph_is_never_fused_away():
     graph = Graph("g", 1, (conv("c", "input", 2, kernel=1), pool("p", "c")), "c")
-    assert fusable(graph, graph.shapes((1, 4, 4, 1))) == {}
+    assert fused(graph, (1, 4, 4, 1)) == []
     model = integer_model(graph)
     x = integers((1, 4, 4, 1), 0)
     np.testing.assert_array_equal(Session(model).run(x), oracle(model, x)["c"])

@@ -1,0 +1,148 @@
+"""Which rows of its inputs a step reads for some rows of its result.
+
+With these, a network runs over bands of an image without computing a row twice (`fcn.bands`): a
+step is given the rows that it reads, and zeros only where the whole image has zeros, so that the
+bits are those of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastconv import shapes
+from fcn.fusion import Group
+from fcn.graph import Node, Shape
+
+__all__ = ["Band", "band", "unit", "wants_all"]
+
+Rows = tuple[int, int]  # the first, and the one behind the last
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some rows of the result of a step, and what it needs for them.
+
+    Attributes
+    ----------
+    rows : (int, int)
+        The first row of the result, and the one behind the last.
+    reads : tuple of (int, int)
+        Rows of each of ``group.inputs``.
+    pad : (int, int)
+        Rows of zeros above and below them; for a transposed convolution, or a step that upsamples,
+        rows to crop from what they give.
+    """
+
+    rows: Rows
+    reads: tuple[Rows, ...]
+    pad: Rows = (0, 0)
+
+
+def band(group: Group, known: Mapping[str, Shape], low: int, high: int) -> Band:
+    """The band ``low <= row < high``, which is not empty, of a step's result.
+
+    Parameters
+    ----------
+    group : Group
+    known : mapping of tensor name to shape
+        Of the whole image.
+    low, high : int
+        `low` is a multiple of `unit`, `high` too unless it is the end.
+    """
+    node, rows, height = group.node, (low, high), known[group.node.inputs[0]][1]
+    end = high == known[group.last.name][1]
+    if group.then is not None and group.then.op == "max_pool2d":
+        low, high = 2 * low, 2 * high
+    elif group.then is not None and group.then.op == "crop":
+        top = group.then.attrs["offset"][0]
+        low, high = low + top, high + top
+    if wants_all(node) or not height:
+        return Band(rows, tuple((0, known[name][1]) for name in group.inputs))
+    if node.op == "conv2d_transpose":
+        first, pad = _spread(node, known, low, high)
+    elif "stride" in node.attrs:
+        first, pad = _slide(node, known, low, high, end)
+    elif node.op == "upsample2d":
+        first, pad = _enlarged(node, height, low, high)
+    else:
+        first, pad = _shifted(node, height, low, high)
+    others = (rows if known[name][1] > 1 else (0, 1) for name in group.inputs[1:])
+    return Band(rows, (first, *others), pad)
+
+
+def unit(group: Group, algorithm: str) -> int:
+    """What the first row of a band is a multiple of: there Winograd tiles and windows begin.
+
+    Of a dilated convolution, the tiles of its interleaved parts begin together.
+    """
+    node = group.node
+    if node.op == "upsample2d":
+        return int(node.attrs["factor"][0])
+    if not algorithm.startswith("winograd_f"):
+        return 1
+    side = int(algorithm.removeprefix("winograd_f")) * int(node.attrs["dilation"][0])
+    pooled = group.then is not None and group.then.op == "max_pool2d"
+    return math.lcm(side, 2) // 2 if pooled else side
+
+
+def wants_all(node: Node) -> bool:
+    """Whether every number depends on all rows, or its rounding on how many there are."""
+    if node.op.startswith("global_") or node.op in ("resize2d", "resize2d_to"):
+        return True
+    factor = node.attrs.get("factor", [1])[0]
+    return node.attrs.get("method") == "bilinear" and factor & (factor - 1) != 0
+
+
+def _slide(
+    node: Node, known: Mapping[str, Shape], low: int, high: int, end: bool
+) -> tuple[Rows, Rows]:
+    attrs, height = node.attrs, known[node.inputs[0]][1]
+    window = tuple(attrs["kernel" if "kernel" in attrs else "size"])
+    stride, dilation = tuple(attrs["stride"]), tuple(attrs.get("dilation", (1, 1)))
+    hw = known[node.inputs[0]][1:3]
+    before = shapes.resolve_padding(attrs["padding"], hw, window, stride, dilation, node.op)[0][0]
+    first = low * stride[0] - before
+    last = (high - 1) * stride[0] - before + (window[0] - 1) * dilation[0] + 1
+    # At the end all rows are read, as in the whole image, where a stride may leave some over.
+    reads = max(first, 0), height if end else min(last, height)
+    return reads, (max(-first, 0), max(last - height, 0))
+
+
+def _spread(node: Node, known: Mapping[str, Shape], low: int, high: int) -> tuple[Rows, Rows]:
+    attrs, hw = node.attrs, known[node.inputs[0]][1:3]
+    step, reach = attrs["stride"][0], (attrs["kernel"][0] - 1) * attrs["dilation"][0]
+    kernel, stride, dilation = (tuple(attrs[key]) for key in ("kernel", "stride", "dilation"))
+    pads, _ = shapes.resolve_transpose_padding(
+        attrs["padding"], hw, kernel, stride, dilation, node.op
+    )
+    low, high = low + pads[0][0], high + pads[0][0]  # of what is not cropped
+    first = max(min(-((reach - low) // step), low // step), 0)
+    first, last = min(first, hw[0] - 1), min((high - 1) // step + 1, hw[0])
+    full = (last - 1 - first) * step + reach + 1
+    return (first, last), (low - first * step, first * step + full - high)
+
+
+def _enlarged(node: Node, height: int, low: int, high: int) -> tuple[Rows, Rows]:
+    factor = node.attrs["factor"][0]
+    border = 0 if node.attrs["method"] == "nearest" else 1
+    first = max(low // factor - border, 0)
+    last = min((high - 1) // factor + 1 + border, height)
+    return (first, last), (low - first * factor, last * factor - high)
+
+
+def _shifted(node: Node, height: int, low: int, high: int) -> tuple[Rows, Rows]:
+    """Operations on numbers at one place, and those that add or leave out rows."""
+    offset = 0
+    if node.op == "crop":
+        offset = node.attrs["offset"][0]
+    elif node.op == "trim2d":
+        offset = node.attrs["sides"][0][0]
+    elif node.op == "pad2d":
+        offset = -node.attrs["sides"][0][0]
+    low, high = low + offset, high + offset
+    if height == 1 and node.op not in ("crop", "trim2d", "pad2d"):
+        return (0, 1), (0, 0)  # repeated, for a sum with a larger one
+    reads = min(max(low, 0), height), min(max(high, 0), height)
+    return reads, (max(-low, 0), max(high - height, 0))
