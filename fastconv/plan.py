@@ -81,6 +81,18 @@ class Plan:
         return None if times is None else float(times[0])
 
     @property
+    def roofline_seconds(self) -> float | None:
+        """What this algorithm's multiplications alone, or its bytes from memory, would take."""
+        times = self._choice.time(self._threads(), self.spec.x[0])
+        return None if times is None else float(times[1])
+
+    @property
+    def bytes_moved(self) -> float | None:
+        """Bytes that a call takes from the last-level cache or beyond, by the cost model."""
+        cost = self._choice.cost
+        return None if cost is None else float(cost.near * self.spec.x[0])
+
+    @property
     def typical_error(self) -> tuple[float, float]:
         """Bounds on the relative error for normal random numbers: likely, and guaranteed.
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fcn.graph import INPUT, Graph, Node
+from fcn.graph import INPUT, Graph, Node, Origin
 from fcn.ops import ACTIVATIONS, CLAMPS
 
-__all__ = ["Array", "Builder", "Tensor", "choose_output", "fold"]
+__all__ = ["Array", "Builder", "Parts", "Tensor", "choose_output", "scaled_kernel"]
 
 Array = NDArray[Any]
+Parts = tuple[Graph, dict[str, NDArray[np.float32]], dict[str, Origin]]  # of a `fcn.graph.Model`
 FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
 
 
@@ -31,18 +32,14 @@ def choose_output(names: Sequence[str], output: str | None) -> str:
     return names[0] if output is None else output
 
 
-def fold(
-    node: Node, kernel: Array, bias: Array | None, factor: Array, summand: Array
-) -> tuple[Array, Array]:
-    """Kernel and bias of a convolution whose result is multiplied and added to, by channel."""
-    along = factor
+def scaled_kernel(node: Node, kernel: Array, factor: Array) -> NDArray[np.float32]:
+    """The kernel of a convolution whose result is multiplied by one number for each channel."""
     if node.op == "depthwise_conv2d":
-        along = factor.reshape(kernel.shape[2:])
+        factor = factor.reshape(kernel.shape[2:])
     elif node.op == "conv2d_transpose":  # the filters of a group, for each channel of that group
         by_group = factor.reshape(node.attrs["groups"], -1)
-        along = np.repeat(by_group.T, kernel.shape[3] // len(by_group), axis=1)
-    kernel = (kernel * along).astype(np.float32)
-    return kernel, (0.0 if bias is None else bias) * factor + summand
+        factor = np.repeat(by_group.T, kernel.shape[3] // len(by_group), axis=1)
+    return np.asarray(kernel * factor, np.float32)
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,8 @@ class Builder:
         self.channels = channels
         self.nodes: dict[str, Node] = {}
         self.weights: dict[str, Any] = {}
+        self._tensors: dict[str, str] = {}  # node -> the file's name of its result
+        self._folded: dict[str, tuple[int, Any]] = {}  # node -> the rest of its `Origin`
 
     def add(self, name: str, op: str, inputs: Sequence[Tensor], **attrs: Any) -> Tensor:
         """Append a node; its channels follow from the table of operations."""
@@ -99,13 +98,27 @@ class Builder:
         node = self.nodes[name]
         self.nodes[name] = replace(node, attrs={**node.attrs, **attrs})
 
-    def affine(self, name: str, x: Tensor, factor: Any, summand: Any) -> Tensor:
-        """``x * factor + summand``, numbers or one number per channel."""
+    def computes(self, x: Tensor, tensor: str) -> None:
+        """Note that `x` is what the file calls `tensor`."""
+        self._tensors[x.node] = tensor
+
+    def affine(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:
+        """``(x - centre) * factor + summand``, numbers or one number per channel."""
         made = self.add(name, "depthwise_conv2d", [x], kernel=1)
         shape = (1, 1, x.channels, 1)
         self.weights[f"{name}/kernel"] = np.broadcast_to(factor, x.channels).reshape(shape)
-        self.weights[f"{name}/bias"] = np.broadcast_to(summand, x.channels)
+        self._fold(made, factor, summand, centre)
         return replace(made, vector=x.vector)
+
+    def _fold(self, x: Tensor, factor: Any, summand: Any, centre: Any) -> None:
+        """The bias of ``(x - centre) * factor + summand``, and what it was before it was summed."""
+        key = f"{x.node}/bias"
+        given = self.weights.get(key, 0), factor, summand, centre
+        bias, factor, summand, centre = (np.asarray(value, float) for value in given)
+        count, summands = self._folded.get(x.node, (0, np.abs(bias)))
+        summands = (summands + np.abs(centre)) * np.abs(factor) + np.abs(summand)
+        self.weights[key] = np.broadcast_to((bias - centre) * factor + summand, x.channels)
+        self._folded[x.node] = count + 1, np.broadcast_to(summands, x.channels)
 
     def shape_of(self, x: Tensor) -> tuple[int, int, int]:
         """Height, width and channels of a tensor."""
@@ -117,15 +130,15 @@ class Builder:
         _, h, w, c = graph.shapes((1, *self.size, self.channels))[x.node]
         return h, w, c
 
-    def scaled(self, name: str, x: Tensor, factor: Any, summand: Any) -> Tensor:
+    def scaled(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:
         """`affine`, inside the convolution before it where that can be."""
         node = self.nodes.get(x.node)
         if node is None or not x.sole or node.op not in FOLDS or node.attrs.get("activation"):
-            return self.affine(name, x, factor, summand)
-        factor, summand = (np.broadcast_to(values, x.channels) for values in (factor, summand))
-        kernel, bias = self.weights[f"{x.node}/kernel"], self.weights.get(f"{x.node}/bias")
-        kernel, bias = fold(node, kernel, bias, factor, summand)
-        self.weights |= {f"{x.node}/kernel": kernel, f"{x.node}/bias": bias}
+            return self.affine(name, x, factor, summand, centre)
+        factor = np.broadcast_to(factor, x.channels)
+        kernel = self.weights[f"{x.node}/kernel"]
+        self.weights[f"{x.node}/kernel"] = scaled_kernel(node, kernel, factor)
+        self._fold(x, factor, summand, centre)
         self.change(x.node, use_bias=True)
         return x
 
@@ -166,8 +179,8 @@ class Builder:
         del self.nodes[x.node]
         return replace(x, node=node.inputs[0]), node.attrs["sides"]
 
-    def graph(self, name: str, output: Tensor) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
-        """What `output` depends on, and its weights.
+    def graph(self, name: str, output: Tensor) -> Parts:
+        """What `output` depends on: the graph, its weights, and where its nodes come from.
 
         Raises
         ------
@@ -185,4 +198,9 @@ class Builder:
         nodes = tuple(node for node in self.nodes.values() if node.name in wanted)
         graph = Graph(name, self.channels, nodes, output.node)
         weights = {key: self.weights[key].astype(np.float32) for key in graph.parameters()}
-        return graph, weights
+        origins = {
+            node.name: Origin(self._tensors[node.name], *self._folded.get(node.name, ()))
+            for node in nodes
+            if node.name in self._tensors
+        }
+        return graph, weights, origins

@@ -71,21 +71,29 @@ def find_model(text: str, seed: int = 0) -> Model:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from fcn import images, parity
+    from fcn import images, parity, peers
     from fcn.session import Session
 
     model = find_model(args.model, args.seed)
     session = Session(model, num_threads=args.threads)
     channels = model.graph.channels
+    file = peers.of_file(args.model, model)
     if args.image is None:
-        h, w = args.size or (256, 256)
-        x = np.random.default_rng(args.seed).random((1, h, w, channels), np.float32)
+        n, *fixed = (None, None, None) if file is None else file.shape[:3]
+        h, w = args.size or (side or 256 for side in fixed)
+        x = np.random.default_rng(args.seed).random((n or 1, h, w, channels), np.float32)
     else:
         pixels = images.read(args.image, channels=channels if channels in (1, 3) else None)
         x = session.prepare(images.resize(pixels, *args.size) if args.size else pixels)
-    report = parity.verify(model, x, session)
-    print(report)
-    return 0 if report.passed else 1
+    reports = [parity.verify(model, x, session)]
+    if file is not None:
+        reports.append(parity.verify(model, x, session, file))
+    print("\n\n".join(map(str, reports)))
+    if args.html:
+        from fcn import export, verify_page
+
+        export.write_whole(args.html, verify_page.render(reports))
+    return 0 if all(report.passed for report in reports) else 1
 
 
 def _segment(args: argparse.Namespace) -> int:
@@ -147,6 +155,21 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
+def _profile(args: argparse.Namespace) -> int:
+    from fcn import export
+    from fcn.session import Session
+
+    model, size = find_model(args.model), args.size or (512, 512)
+    session = Session(model, num_threads=args.threads)
+    shape = (*size, model.graph.channels)
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    measured = session.profile(image, args.runs)
+    print(measured)
+    if args.html:
+        export.write_whole(args.html, measured.html())
+    return 0
+
+
 def _convert(args: argparse.Namespace) -> int:
     if Path(args.target).suffix != ".npz":
         raise ValueError(f"convert: {args.target} must end in .npz, the format of our model files")
@@ -190,10 +213,14 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    verify = command("verify", _verify, "Compare with TensorFlow, layer by layer and end to end.")
+    verify = command(
+        "verify", _verify, "Compare with TensorFlow, layer by layer and end to end, and a Keras or "
+        "ONNX file also with Keras or ONNX Runtime, which then read that file.",
+    )  # fmt: skip
     verify.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     verify.add_argument("image", metavar="IMAGE", nargs="?", help="PNG or JPEG; default: noise")
     verify.add_argument("--size", type=_size, metavar="HxW", help="input size (noise: 256x256)")
+    verify.add_argument("--html", metavar="FILE", help="write the report as a page, with pictures")
     verify.add_argument("--seed", type=int, default=0, help="of random weights and noise")
     segment = command("segment", _segment, "Write the mask and an overlay of each photo.")
     segment.add_argument("photos", metavar="PHOTO", nargs="+", help="PNG or JPEG files")
@@ -219,7 +246,12 @@ def _parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, "Tell time and memory of a run before it, step by step.")
     plan.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     plan.add_argument("--size", type=_size, metavar="HxW", help="input size (default: 512x512)")
-    for each in (verify, segment, plan):
+    profile = command("profile", _profile, "Measure a segmentation of noise, step by step.")
+    profile.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    profile.add_argument("--size", type=_size, metavar="HxW", help="input size (default: 512x512)")
+    profile.add_argument("--runs", type=int, default=5, metavar="N", help="runs (default: 5)")
+    profile.add_argument("--html", metavar="FILE", help="write a page with a picture, too")
+    for each in (verify, segment, plan, profile):
         each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
     convert = command("convert", _convert, "Write a Keras or ONNX model as our own model file.")
     convert.add_argument(

@@ -24,6 +24,7 @@ __all__ = [
     "overlay",
     "paint",
     "palette",
+    "png",
     "save_mask",
     "save_png",
     "write_whole",
@@ -186,10 +187,19 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+def png(image: Image8) -> bytes:
+    """An (h, w) gray or (h, w, 3) RGB uint8 picture as the bytes of a PNG file."""
+    return _encoded(_drawing()[0].fromarray(image))
+
+
 def _save(image: Any, path: str | os.PathLike[str]) -> None:
+    write_whole(path, _encoded(image))
+
+
+def _encoded(image: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
-    write_whole(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _write_error(what: str, error: OSError) -> OSError:

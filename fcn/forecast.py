@@ -34,10 +34,9 @@ def _lines(program: Program, session: Session) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("step", "computed as", "result", "GFLOP", "expected ms")]
     flops, seconds = 0.0, 0.0
     for step in program.steps:
-        cells = [step.node.name, step.node.op, " x ".join(map(str, step.shape[1:])), "", ""]
+        cells = [step.node.name, step.way, " x ".join(map(str, step.shape[1:])), "", ""]
         if plan := step.plan:
             expected = plan.expected_seconds
-            cells[1] = plan.algorithm + (", pool 2x2" if step.node.op == "max_pool2d" else "")
             cells[3] = f"{plan.spec.flops / 1e9:.3f}"
             cells[4] = "" if expected is None else f"{1e3 * expected:.3g}"
             flops += plan.spec.flops

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fcn.ops import OPS, REQUIRED, Op, Shape, checked
 
-__all__ = ["INPUT", "Graph", "Model", "Node", "Shape"]
+__all__ = ["INPUT", "Graph", "Model", "Node", "Origin", "Shape"]
 
 INPUT = "input"
 
@@ -234,6 +234,26 @@ class Graph:
             raise ValueError(f"this JSON does not describe a graph: {error!r}") from error
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a node's result is found in the file that a model was read from.
+
+    Attributes
+    ----------
+    tensor : str
+        Layer of a Keras file, as ``outer/inner``, ``_1`` and so on behind it for later calls; or
+        tensor of an ONNX file.
+    folded : int
+        How many layers, such as batch normalisations, have become part of the node's weights.
+    summands : (filters,) float64 array, optional
+        The sum of the absolute values of what has become the bias.
+    """
+
+    tensor: str
+    folded: int = 0
+    summands: NDArray[np.float64] | None = None
+
+
 @dataclass(frozen=True)
 class Model:
     """A graph with its weights and what is known about their origin.
@@ -246,6 +266,8 @@ class Model:
         One array for each entry of ``graph.parameters()``.
     meta : dict
         JSON-able facts: ``classes`` (names in label order), seed, command, training curve.
+    origins : mapping of str to Origin
+        For nodes of a model that was read from another program's file.
 
     Raises
     ------
@@ -258,6 +280,7 @@ class Model:
     graph: Graph
     weights: Mapping[str, NDArray[np.float32]]
     meta: dict[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted, got = self.graph.parameters(), self.weights

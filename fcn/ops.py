@@ -1,7 +1,7 @@
 """The operations of a graph: one row for each, with its attributes and its rules for shapes.
 
 An operation is added in four places: here, in `fcn.session` (how it runs), in `fcn.tf_reference`
-(what TensorFlow calls it) and in `fcn.parity` (how far the two may lie apart).
+(what TensorFlow calls it) and in `fcn.tolerances` (how far the two may lie apart).
 """
 
 import math

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from fcn import images
 from fcn.fusion import Group, groups
 from fcn.graph import INPUT, Model, Node, Shape
 from fcn.steps import Packed, Step, compile_step, kernel_bytes
+
+if TYPE_CHECKING:
+    from fcn.profiling import Profile
 
 __all__ = ["Session"]
 
@@ -255,6 +258,24 @@ class Session:
         x = self.prepare(image)
         h, w = image.shape[:2]
         return np.ascontiguousarray(self._labels(x)[0, :h, :w])
+
+    def profile(self, image: npt.NDArray[Any], runs: int = 5) -> Profile:
+        """Measure each step of `segment` on a picture, whole.
+
+        Parameters
+        ----------
+        image : ndarray, (h, w) or (h, w, c), uint8 or float in [0, 1]
+        runs : int
+            How often; the figures are medians. One more run comes first.
+
+        Returns
+        -------
+        Profile
+            ``print`` it for a table; see `fcn.profiling`.
+        """
+        from fcn import profiling
+
+        return profiling.profile(self, image, runs)
 
     def _labels(self, x: Array) -> npt.NDArray[Any]:
         """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""

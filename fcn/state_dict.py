@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fcn import safetensors
 from fcn._errors import reason
-from fcn.building import fold
+from fcn.building import scaled_kernel
 from fcn.fitting import insist
 from fcn.graph import Graph
 from fcn.layouts import from_channels_first, to_channels_first
@@ -70,7 +70,8 @@ def _weights(graph: Graph, arrays: Mapping[str, NDArray[np.float32]]) -> Weights
         if norm := _norm(node.name, arrays):
             scale, shift, mean, variance = (arrays[f"{norm}.{p}"].astype(float) for p in NORM)
             factor = scale / np.sqrt(variance + EPSILON)
-            kernel, bias = fold(node, kernel, bias, factor, shift - mean * factor)
+            kernel = scaled_kernel(node, kernel, factor)
+            bias = ((0.0 if bias is None else bias) - mean) * factor + shift
         found[f"{node.name}/kernel"] = kernel.astype(np.float32)
         if bias is not None:
             found[f"{node.name}/bias"] = bias.astype(np.float32)

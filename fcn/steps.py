@@ -65,6 +65,13 @@ class Step:
         """The plan behind a convolution; None for what has no weights."""
         return self.call if isinstance(self.call, fastconv.Plan) else None
 
+    @property
+    def way(self) -> str:
+        """What computes it: an algorithm, or the operation."""
+        if self.plan is None:
+            return self.node.op
+        return self.plan.algorithm + (", pool 2x2" if self.node.op == "max_pool2d" else "")
+
     def __call__(self, *inputs: Array) -> Array:
         """The result in a new array, from the whole of what `node` reads."""
         out = fastconv.aligned_empty(self.shape, np.float32)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,14 +52,14 @@ def build(graph: Graph, weights: Weights, dtype: str = "float32") -> Any:
     for node in graph.nodes:
         inputs = [tensors[name] for name in node.inputs]
         tensors[node.name] = _apply(node, _layer(node, dtype, weights), inputs)
-    model = keras.Model(x, tensors[graph.output], name=graph.name)
+    model = keras.Model(x, tensors[graph.output], name=_name(graph.name))
     set_weights(model, graph, weights)
     return model
 
 
 def every_output(model: Any, graph: Graph) -> Any:
     """A Keras model that shares the weights of `model` and returns {node name: result}."""
-    outputs = {node.name: model.get_layer(node.name).output for node in graph.nodes}
+    outputs = {node.name: model.get_layer(_name(node.name)).output for node in graph.nodes}
     return tensorflow().keras.Model(model.input, outputs)
 
 
@@ -104,7 +105,7 @@ def get_weights(model: Any, graph: Graph) -> dict[str, NDArray[np.float32]]:
         spread = node.op == "conv2d_transpose" and _spread_by(node) != (1, [1, 1])
         if spread or kind == "slopes":
             raise ValueError(f"{node.where}: its weights do not come back from Keras")
-        value = model.get_layer(node.name).get_weights()[("kernel", "bias").index(kind)]
+        value = model.get_layer(_name(node.name)).get_weights()[("kernel", "bias").index(kind)]
         found[name] = np.asarray(value, np.float32)
     return found
 
@@ -113,7 +114,7 @@ def set_weights(model: Any, graph: Graph, weights: Weights) -> None:
     """Put our weights into such a Keras model, in place."""
     for node in graph.nodes:
         if node.rule.kernel is not None:
-            model.get_layer(node.name).set_weights(_of_node(node, weights))
+            model.get_layer(_name(node.name)).set_weights(_of_node(node, weights))
 
 
 def article_fcn(num_classes: int) -> Any:
@@ -163,6 +164,11 @@ def _spread(kernel: Array, groups: int, dilation: list[int]) -> Array:
     return dense.reshape(*span, groups * part, c)
 
 
+def _name(text: str) -> str:
+    """A name as Keras allows it: without slashes."""
+    return quote(text, safe="")
+
+
 def _layer(node: Node, dtype: str, weights: Weights, **changes: Any) -> Any:
     """The Keras layer that computes a node; `changes` override arguments of a convolution.
 
@@ -171,7 +177,7 @@ def _layer(node: Node, dtype: str, weights: Weights, **changes: Any) -> Any:
     layers, attrs = tensorflow().keras.layers, node.attrs
     if attrs.get("activation") == "prelu":
         attrs = {**attrs, "alpha": weights[f"{node.name}/slopes"]}
-    common = {"name": node.name, "dtype": dtype}
+    common = {"name": _name(node.name), "dtype": dtype}
     if node.rule.kernel is None:
         function, rule = FUNCTIONS[node.op], node.rule
         return layers.Lambda(

@@ -86,8 +86,8 @@ def load(path: str | os.PathLike[str], output: str | None = None) -> Model:
     from fcn.keras import graph
 
     with explained(path), _opened(Path(path)) as (config, store):
-        network, weights = graph.translate(config, store, output)
-        return Model(network, weights, {"source": Path(path).name})
+        network, weights, origins = graph.translate(config, store, output)
+        return Model(network, weights, {"source": Path(path).name}, origins)
 
 
 @contextmanager

@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fcn.building import Builder, Tensor, choose_output
-from fcn.graph import INPUT, Graph
+from fcn.building import Builder, Parts, Tensor, choose_output
+from fcn.graph import INPUT
 from fcn.keras.files import CONTAINERS, Place, Store, places
 from fcn.keras.layers import LAYERS, UNCHANGED, Config, Layer
 
@@ -20,10 +17,8 @@ Key = tuple[str, int, int]  # of a Keras tensor: layer, number of the call, numb
 ADVICE = {"Lambda": "Lambda holds code, which is not run; use layers"}
 
 
-def translate(
-    config: Config, store: Store, output: str | None = None
-) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
-    """Graph and weights of a model.
+def translate(config: Config, store: Store, output: str | None = None) -> Parts:
+    """Graph, weights and origins of a model.
 
     Parameters
     ----------
@@ -128,7 +123,8 @@ class Scope:
                 raise ValueError(f"the layers {names} wait for each other")
             for key in ready:
                 layer, place, keys = waiting.pop(key)
-                made = self._call(layer, place, [known[k] for k in keys], key[1])
+                number = key[1] - first.get(place.name, 0)
+                made = self._call(layer, place, [known[k] for k in keys], number)
                 known[key] = read(made, key)
         return {key[0]: known[key] for key in outputs}
 
@@ -155,9 +151,11 @@ class Scope:
             one.insist("use channels_last", data_format="channels_last")
             if any(t.flat for t in inputs) and kind not in ("Dense", "Flatten"):
                 raise ValueError("only Dense reads what Flatten has made")
-            return LAYERS[kind](one, *inputs)
+            made = LAYERS[kind](one, *inputs)
         except (ValueError, KeyError) as error:
             raise ValueError(f"layer {name!r} ({kind}): {error}") from error
+        self.builder.computes(made, name)
+        return made
 
 
 def _ends(found: Any) -> list[Key]:

@@ -153,8 +153,7 @@ def _batch_norm(layer: Layer, x: Tensor) -> Tensor:
     if not np.all(variance > 0):
         raise ValueError("a variance is not positive")
     factor = found.get("gamma", 1.0) / np.sqrt(variance)
-    summand = found.get("beta", 0.0) - found["moving_mean"] * factor
-    return layer.builder.scaled(layer.name, x, factor, summand)
+    return layer.builder.scaled(layer.name, x, factor, found.get("beta", 0.0), found["moving_mean"])
 
 
 def _rescaling(layer: Layer, x: Tensor) -> Tensor:
@@ -169,8 +168,8 @@ def _normalization(layer: Layer, x: Tensor) -> Tensor:
         mean = layer.array(0, ("mean",), x.channels)
         variance = layer.array(1, ("variance",), x.channels)
     deviation = np.maximum(np.sqrt(np.asarray(variance, float).ravel()), EPSILON)
-    factor = 1 / deviation
-    return layer.builder.affine(layer.name, x, factor, -np.asarray(mean, float).ravel() * factor)
+    centre = np.asarray(mean, float).ravel()
+    return layer.builder.affine(layer.name, x, 1 / deviation, 0.0, centre)
 
 
 def _activation_layer(layer: Layer, x: Tensor) -> Tensor:

@@ -72,8 +72,8 @@ class _Importer:
             self._node(node)
         names = [value.name for value in self.proto.graph.output]
         last = self.tensors[choose_output(names, output)]
-        graph, weights = self.builder.graph(self.proto.graph.name or "onnx", last)
-        return Model(graph, weights, {"source": name})
+        graph, weights, origins = self.builder.graph(self.proto.graph.name or "onnx", last)
+        return Model(graph, weights, {"source": name}, origins)
 
     def _input(self) -> Any:
         inputs = [v for v in self.proto.graph.input if v.name not in self.constants]
@@ -103,6 +103,7 @@ class _Importer:
                 made = self.tensors[node.input[0]]
             elif node.op_type in OPERATORS:
                 made = OPERATORS[node.op_type](self._call(node, attrs))
+                self.builder.computes(made, node.output[0])
             else:
                 near = difflib.get_close_matches(node.op_type, OPERATORS, 3, 0.5)
                 raise ValueError(f"not supported; use {' or '.join(near or sorted(OPERATORS))}")

@@ -147,8 +147,7 @@ def _batch_norm(call: Call) -> Tensor:
     total = variance + call.get("epsilon", 1e-5)
     if not np.all(total > 0):
         raise ValueError("a variance is not positive")
-    factor = scale / np.sqrt(total)
-    return call.builder.scaled(call.name, call.x, factor, shift - mean * factor)
+    return call.builder.scaled(call.name, call.x, scale / np.sqrt(total), shift, mean)
 
 
 def _function(name: str, alpha: float | None = None) -> Callable[[Call], Tensor]:

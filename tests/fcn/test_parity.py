@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fcn import models, parity
+from fcn import models, parity, tolerances
 from fcn.graph import Graph, Model, Node
 from fcn.session import Session
 from tests.fcn.networks import EVERY_OP, NARROW
@@ -187,7 +187,7 @@ def test_tensorflows_bilinear_error_has_a_bound(old, new):
 
     rows, cols = (matrix(*sizes) for sizes in zip(old, new, strict=True))
     exact = np.einsum("ip,npqc,jq->nijc", rows, x.astype(np.float64), cols, optimize=True)
-    bound = parity._resize_bound(x, new)
+    bound = tolerances.resize_bound(x, new)
     assert bound.shape == exact.shape
     assert bound.max() < 1e-4 * np.abs(x).max()
     assert_within(tf.image.resize(x, new).numpy(), exact, bound)
