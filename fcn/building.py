@@ -6,7 +6,7 @@ convolution that nothing else reads, and zero padding and activations become att
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,20 +16,18 @@ from numpy.typing import NDArray
 from fcn.graph import INPUT, Graph, Node, Origin
 from fcn.ops import ACTIVATIONS, CLAMPS
 
-__all__ = ["Array", "Builder", "Parts", "Tensor", "choose_output", "scaled_kernel"]
+__all__ = ["Array", "Builder", "Parts", "Tensor", "choose_outputs", "scaled_kernel"]
 
 Array = NDArray[Any]
 Parts = tuple[Graph, dict[str, NDArray[np.float32]], dict[str, Origin]]  # of a `fcn.graph.Model`
 FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
 
 
-def choose_output(names: Sequence[str], output: str | None) -> str:
-    """The output that is wanted; ValueError where that is not clear."""
-    if output is None and len(names) > 1:
-        raise ValueError(f"the model has the outputs {names}; say which one with output=")
+def choose_outputs(names: Sequence[str], output: str | None) -> list[str]:
+    """The outputs that are wanted: all, or the one that is named; ValueError if there is none."""
     if output is not None and output not in names:
-        raise ValueError(f"the model has the outputs {names}, not {output!r}")
-    return names[0] if output is None else output
+        raise ValueError(f"the model has the outputs {list(names)}, not {output!r}")
+    return list(names) if output is None else [output]
 
 
 def scaled_kernel(node: Node, kernel: Array, factor: Array) -> NDArray[np.float32]:
@@ -71,15 +69,15 @@ class Builder:
 
     Parameters
     ----------
-    size : (h, w), optional
-        Of the input, where they are fixed.
-    channels : int
-        Of the input.
+    inputs : mapping of str to ((h, w) or None, int)
+        Name of each input -> its height and width, where they are fixed, and its channels. An only
+        one is called ``"input"`` here.
     """
 
-    def __init__(self, size: tuple[int, int] | None, channels: int) -> None:
-        self.size = size
-        self.channels = channels
+    def __init__(self, inputs: Mapping[str, tuple[tuple[int, int] | None, int]]) -> None:
+        named = inputs if len(inputs) > 1 else dict(zip([INPUT], inputs.values(), strict=True))
+        self.sizes = {name: size for name, (size, _) in named.items()}
+        self.channels = {name: channels for name, (_, channels) in named.items()}
         self.nodes: dict[str, Node] = {}
         self.weights: dict[str, Any] = {}
         self._tensors: dict[str, str] = {}  # node -> the file's name of its result
@@ -120,14 +118,25 @@ class Builder:
         self.weights[key] = np.broadcast_to((bias - centre) * factor + summand, x.channels)
         self._folded[x.node] = count + 1, np.broadcast_to(summands, x.channels)
 
+    @property
+    def inputs(self) -> list[Tensor]:
+        """What the first layers read."""
+        return [Tensor(name, channels, sole=False) for name, channels in self.channels.items()]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the sizes of all tensors are known."""
+        return None not in self.sizes.values()
+
     def shape_of(self, x: Tensor) -> tuple[int, int, int]:
         """Height, width and channels of a tensor."""
-        if self.size is None:
+        shapes = [(1, *size, self.channels[name]) for name, size in self.sizes.items() if size]
+        if not self.fixed:
             raise ValueError("it needs a model whose input has a fixed height and width")
-        if x.node == INPUT:
-            return (*self.size, x.channels)
-        graph = Graph("part", self.channels, tuple(self.nodes.values()), x.node)
-        _, h, w, c = graph.shapes((1, *self.size, self.channels))[x.node]
+        if x.node in self.channels:
+            return dict(zip(self.channels, shapes, strict=True))[x.node][1:]
+        graph = Graph("part", self.channels, self.nodes.values(), x.node)
+        _, h, w, c = graph.shapes(*shapes)[x.node]
         return h, w, c
 
     def scaled(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:
@@ -179,24 +188,26 @@ class Builder:
         del self.nodes[x.node]
         return replace(x, node=node.inputs[0]), node.attrs["sides"]
 
-    def graph(self, name: str, output: Tensor) -> Parts:
-        """What `output` depends on: the graph, its weights, and where its nodes come from.
+    def graph(self, name: str, outputs: Mapping[str, Tensor]) -> Parts:
+        """What `outputs` depend on: the graph, its weights, and where its nodes come from.
 
         Raises
         ------
         ValueError
             If that is nothing, or a vector that no layer has reduced to numbers of a pixel.
         """
-        if output.node == INPUT:
+        ends = {key: x.node for key, x in outputs.items()}
+        if self.channels.keys() & ends.values():
             raise ValueError("the model does nothing")
-        if output.flat:
+        if any(x.flat for x in outputs.values()):
             raise ValueError("the model ends in flattened numbers; leave that layer out")
-        wanted = {output.node}
+        wanted = set(ends.values())
         for node in reversed(self.nodes.values()):
             if node.name in wanted:
                 wanted.update(node.inputs)
         nodes = tuple(node for node in self.nodes.values() if node.name in wanted)
-        graph = Graph(name, self.channels, nodes, output.node)
+        (first, *others) = ends.values()
+        graph = Graph(name, self.channels, nodes, ends if others else first)
         weights = {key: self.weights[key].astype(np.float32) for key in graph.parameters()}
         origins = {
             node.name: Origin(self._tensors[node.name], *self._folded.get(node.name, ()))

@@ -183,9 +183,10 @@ def _convert(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     model = find_model(args.model)
     graph, (h, w) = model.graph, args.size or (256, 256)
-    shapes = graph.shapes((1, h, w, graph.channels))
+    shapes = graph.shapes(*((1, h, w, channels) for channels in graph.inputs.values()))
     print(f"{graph.name}: {graph.parameter_count:,} parameters, total stride {graph.total_stride}")
-    rows = [("node", "op", "reads", f"shape for {h} x {w} x {graph.channels}")]
+    given = " and ".join(f"{h} x {w} x {channels}" for channels in graph.inputs.values())
+    rows = [("node", "op", "reads", f"shape for {given}")]
     for node in graph.nodes:
         shape = " x ".join(map(str, shapes[node.name][1:]))
         rows.append((node.name, node.op, ", ".join(node.inputs), shape))

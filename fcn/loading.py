@@ -31,7 +31,8 @@ def load(
         The contents decide what it is, not the name; but ONNX, which begins with nothing that
         could be known, is what ends in ``.onnx``.
     output : str, optional
-        Name of the layer whose result is wanted, for a Keras or ONNX model with several outputs.
+        The one that is wanted of the outputs of a Keras or ONNX model; by default all, of which
+        `Session.run` gives several by name.
     architecture : Graph or str, optional
         What the weights in a ``.safetensors`` or ``.weights.h5`` file are those of: a graph, or a
         text for `fcn.models.architecture` such as ``"fcn_resnet50:21"``. Layers of Keras and

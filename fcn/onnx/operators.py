@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from fcn.building import Array, Builder, Tensor
-from fcn.graph import INPUT
 from fcn.layouts import from_channels_first
 
 UNCHANGED = ("Identity", "Dropout")
@@ -292,13 +291,13 @@ def _resize(call: Call) -> Tensor:
     elif scales is not None and scales.size == 4:
         rows, cols = (float(v) for v in scales[2:])
         factor = [rows, cols]
-        h, w, _ = call.builder.shape_of(call.x) if call.builder.size else (0, 0, 0)
+        h, w, _ = call.builder.shape_of(call.x) if call.builder.fixed else (0, 0, 0)
         size = [math.floor(h * rows), math.floor(w * cols)]
     else:
         raise ValueError("sizes or scales are wanted for all four axes")
     place = call.get("coordinate_transformation_mode", "half_pixel")
     place = "asymmetric" if len(call.inputs) == 2 else place
-    before = call.builder.shape_of(call.x)[:2] if call.builder.size else None
+    before = call.builder.shape_of(call.x)[:2] if call.builder.fixed else None
     if factor is None and before and all(s % b == 0 for s, b in zip(size, before, strict=True)):
         factor = [s / b for s, b in zip(size, before, strict=True)]
     whole = factor is not None and all(f == int(f) and f >= 1 for f in factor)
@@ -309,8 +308,9 @@ def _resize(call: Call) -> Tensor:
     )  # fmt: skip
     if not repeats and (method == "nearest" or place not in ("half_pixel", "pytorch_half_pixel")):
         raise ValueError(f"{mode} with {place} coordinates is not supported; use half_pixel")
-    if method == "bilinear" and tuple(size) == call.builder.size:
-        return call.builder.add(call.name, "resize2d", [call.x, Tensor(INPUT, 0)])
+    alike = [x for x in call.builder.inputs if call.builder.sizes[x.node] == tuple(size)]
+    if method == "bilinear" and alike:
+        return call.builder.add(call.name, "resize2d", [call.x, alike[0]])
     if whole and factor is not None:
         whole_factor = [int(f) for f in factor]
         return call.builder.add(

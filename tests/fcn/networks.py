@@ -282,9 +282,9 @@ FILTERS = {
 }
 
 
-def oracle(model, x):
+def oracle(model, x=None, **inputs):
     """Every tensor of the graph, in float64."""
-    tensors = {"input": x.astype(np.float64)}
+    tensors = {name: x.astype(np.float64) for name, x in (inputs or {"input": x}).items()}
     for node in model.graph.nodes:
         a, inputs = node.attrs, [tensors[name] for name in node.inputs]
         x = inputs[0]

@@ -19,12 +19,13 @@ def numbers(shape, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
 
 
-def write(path, nodes, constants=(), shape=SHAPE, outputs=("y",), opset=OPSET, rank=4):
+def write(path, nodes, constants=(), shape=SHAPE, outputs=("y",), opset=OPSET, rank=4, more=()):
     """A model file from (operator, inputs, output, attributes) and named arrays."""
     made = [helper.make_node(op, list(i), [o], name=f"n/{o}", **a) for op, i, o, a in nodes]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        made, "g", [value("x", TensorProto.FLOAT, shape)],
+        made, "g",
+        [value(name, TensorProto.FLOAT, size) for name, size in {"x": shape, **dict(more)}.items()],
         [value(name, TensorProto.FLOAT, [None] * rank) for name in outputs],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants],
     )  # fmt: skip
@@ -213,6 +214,33 @@ def test_sizes_that_are_computed_follow_the_input(tmp_path):
     assert Session(model).run(np.ones((1, 20, 30, 6), np.float32)).shape == (1, 20, 30, 6)
 
 
+def test_several_inputs_and_outputs(tmp_path):
+    """A tensor that is both given out and read, one by two names, and one that only is there."""
+    nodes = [
+        ("Conv", "xk", "c", {"pads": [1, 1, 1, 1]}),
+        ("BatchNormalization", ["c", "s", "s", "s", "s"], "b", {}),
+        ("Mul", "bm", "y", {}),
+        ("Identity", "y", "same", {}),
+        ("Relu", "b", "r", {}),
+        ("MaxPool", "r", "p", {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("Resize", ["p", "", "", "size"], "z", {"mode": "linear"}),
+    ]
+    constants = [("k", KERNEL), ("s", numbers((8,)) ** 2), ("size", np.array([2, 8, 12, 16]))]
+    outputs = ("y", "c", "same", "z")
+    path = write(tmp_path / "m.onnx", nodes, constants, outputs=outputs, more={"m": (2, 1, 12, 16)})
+    feeds = {"x": numbers(SHAPE, 9), "m": numbers((2, 1, 12, 16), 8)}
+    model = fcn.load(path)
+    assert model.graph.inputs == {"x": 6, "m": 1}
+    ours = Session(model).run({k: v.transpose(0, 2, 3, 1).copy() for k, v in feeds.items()})
+    runtime = pytest.importorskip("onnxruntime")
+    theirs = runtime.InferenceSession(path).run(outputs, feeds)
+    assert list(ours) == list(outputs)
+    for name, y in zip(outputs, theirs, strict=True):
+        np.testing.assert_allclose(ours[name].transpose(0, 3, 1, 2), y, rtol=0, atol=1e-5)
+        assert np.ptp(y) > 0
+    assert fcn.load(path, "c").graph.inputs == {"x": 6, "m": 1}
+
+
 # --- networks -----------------------------------------------------------------------------------
 
 
@@ -372,8 +400,9 @@ def test_shapes_opsets_and_outputs(tmp_path):
     relu = [("Relu", "x", "y", {}), ("Tanh", "x", "z", {})]
     path = write(tmp_path / "m.onnx", relu, outputs=("y", "z"))
     assert [n.op for n in fcn.load(path, "z").graph.nodes] == ["activation"]
-    with pytest.raises(ValueError, match=r"has the outputs \['y', 'z'\]; say which one with outp"):
-        fcn.load(path)
+    assert fcn.load(path).graph.outputs == {"y": "n/y", "z": "n/z"}
+    with pytest.raises(ValueError, match=r"has the outputs \['y', 'z'\], not 'w'"):
+        fcn.load(path, "w")
     for opset in (8, 24):
         with pytest.raises(ValueError, match=rf"its opset is \[{opset}\]; 9 to 23 are known"):
             fcn.load(write(tmp_path / "m.onnx", relu[:1], opset=opset))

@@ -26,7 +26,7 @@ def test_every_step_of_a_segmentation_is_there():
     found = ours.profile(image, runs=2)
     program = ours.program(ours.prepare(image).shape)
     assert [s.name for s in found.steps] == [s.node.name for s in program.steps] + ["labels"]
-    assert found.shape == program.shape
+    assert found.shape == ours.prepare(image).shape
     assert (found.model, found.threads, found.runs) == ("fcn8s", 1, 2)
     for measured, step in zip(found.steps, program.steps, strict=False):
         assert measured.shape == step.shape
