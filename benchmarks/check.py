@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.graphs import Network
 from benchmarks.layers import Array, Layer, Step, is_argmax
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
@@ -34,8 +35,27 @@ def answer(layer: Layer) -> Array:
     """
     x: Array = layer.input().astype(np.float64)
     for step, arrays in zip(layer.steps, layer.weights(), strict=True):
-        x = _step(step, x, *arrays)
+        x = _network(step, x) if isinstance(step, Network) else _step(step, x, *arrays)
     return x
+
+
+def _network(network: Network, x: Array) -> Array:
+    tensors = {"input": x}
+    for node, spec, arrays in network.steps():
+        inputs = [tensors[name] for name in node.inputs]
+        if spec is not None:
+            y = _step(spec, inputs[0], *arrays)
+        elif node.op == "concat":
+            y = np.concatenate(inputs, axis=3)
+        elif node.op == "add":
+            y = np.clip(inputs[0] + inputs[1], *CLAMPS[node.attrs["activation"]])
+        elif node.op == "crop":
+            (top, left), (_, rows, cols, _) = node.attrs["offset"], inputs[1].shape
+            y = inputs[0][:, top : top + rows, left : left + cols]
+        else:
+            raise ValueError(f"no answer is known for {node.where}")
+        tensors[node.name] = y
+    return tensors[network.graph.output]
 
 
 def error(layer: Layer, y: Array, expected: Array) -> float:
@@ -86,6 +106,7 @@ def _step(step: Step, x: Array, *arrays: Array) -> Array:
         case ChannelOp():
             powers = np.exp(x - x.max(axis=3, keepdims=True))
             return np.asarray(powers / powers.sum(axis=3, keepdims=True))
+    raise TypeError(f"no answer is known for {step}")
 
 
 def _conv(x: Array, w: Array, spec: Conv2d) -> Array:

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.graphs import Network
 from fastconv import shapes
 from fastconv.memory import aligned_empty
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
-from fcn.graph import Graph
 
 Array = NDArray[Any]
 Shape = tuple[int, int, int, int]
 Filter = Conv2d | ConvTranspose2d
-Step = Filter | Pool2d | Resize2d | ChannelOp
+Step = Filter | Pool2d | Resize2d | ChannelOp | Network
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,9 @@ class Layer:
     what : str
         Where such a layer occurs.
     steps : tuple of specs
-        Labels, that is an argmax, only at the end.
+        Labels, that is an argmax, only at the end; a whole network only alone.
     network : str
         Key of `networks.NETWORKS` where all steps occur; "" if the layer comes from elsewhere.
-    graph : Graph, optional
-        The same as a network of `fcn`; fastconv then runs it by a `fcn.session.Session`.
     goals : Goals, optional
         Of this layer, instead of those of its class.
     """
@@ -62,7 +60,6 @@ class Layer:
     what: str
     steps: tuple[Step, ...]
     network: str = ""
-    graph: Graph | None = None
     goals: Goals | None = None
 
     @property
@@ -76,6 +73,11 @@ class Layer:
         return self.steps[-1].out
 
     @property
+    def whole(self) -> Network | None:
+        """The network that it is, if any."""
+        return self.steps[0] if isinstance(self.steps[0], Network) else None
+
+    @property
     def labels(self) -> bool:
         """Whether the result is the number of a channel for each pixel."""
         return is_argmax(self.steps[-1])
@@ -83,12 +85,14 @@ class Layer:
     @property
     def flops(self) -> int:
         """Multiplications and additions of its convolutions by the direct algorithm."""
-        return sum(step.flops for step in self.steps if isinstance(step, Filter))
+        return sum(step.flops for step in self.steps if isinstance(step, Filter | Network))
 
     @property
     def nbytes(self) -> int:
         """Bytes that must move: input, weights and result, once and at four bytes a number."""
-        weights = (step.w for step in self.steps if isinstance(step, Filter))
+        weights = [step.w for step in self.steps if isinstance(step, Filter)]
+        if self.whole is not None:
+            weights = list(self.whole.graph.parameters().values())
         return 4 * sum(map(math.prod, (self.x, *weights, self.out)))
 
     def input(self) -> Array:
@@ -101,7 +105,10 @@ class Layer:
         return aligned
 
     def weights(self) -> list[tuple[Array, ...]]:
-        """(weights, bias) of each step that has any, scaled so that activations keep their size."""
+        """(weights, bias) of each step that has any, scaled so that activations keep their size.
+
+        Those of a network are in its `model`.
+        """
         rng = np.random.default_rng(1)
         found: list[tuple[Array, ...]] = []
         for step in self.steps:
@@ -239,6 +246,8 @@ def step_name(step: Step) -> str:
             return f"{step.method}_{c}_{end}_to_{_pair(step.size)}"
         case ChannelOp():
             return f"{step.kind}_{c}_{end}"
+        case Network():
+            return f"{step.graph.name}_{end}"
 
 
 def _window(step: Filter | Pool2d, kernel: shapes.Pair, hw: tuple[int, ...]) -> str:

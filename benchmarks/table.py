@@ -23,7 +23,10 @@ def _row(what: str, step: Step, network: str = "", goals: Goals | None = None) -
     return Layer(step_name(step), what, (step,), network, goals=goals)
 
 
-ARTICLE_GRAPH = networks.NETWORKS["article"][0]
+def _whole(what: str, name: str, goals: Goals) -> Layer:
+    return Layer(name, what, (networks.NETWORKS[name],), name, goals=goals)
+
+
 CLASSES = (
     LayerClass("3x3_large", "3x3 on large maps", (
         _row("VGG16 conv1_2", conv(image(500, 64), 64), "fcn8s"),
@@ -113,19 +116,12 @@ CLASSES = (
     LayerClass("argmax", "labels from scores", (
         _row("labels of 21 classes", ChannelOp(image(500, 21), "argmax")),
     ), Goals(direct=1.5, all=1.5)),
-    LayerClass("article", "the founding article's network", (
-        Layer(
-            "article_512",
-            "whole network",
-            (
-                conv(image(512, 3), 64, pool=True),
-                conv(image(256, 64), 128, pool=True),
-                transpose(image(128, 128), 21, 2, 2),
-            ),
-            "article",
-            ARTICLE_GRAPH,
-        ),
-    ), Goals(direct=3.0, all=2.4)),
+    LayerClass("networks", "whole networks", (
+        _whole("the founding article's", "article", Goals(direct=3.0, all=2.4)),
+        _whole("FCN-8s on VGG16", "fcn8s", Goals(direct=1.5, all=1.5)),
+        _whole("U-Net with 64 to 1024 channels", "unet", Goals(direct=1.6, all=1.6)),
+        _whole("torchvision's FCN on ResNet-50", "fcn_resnet50", Goals(direct=1.3, all=1.3)),
+    )),
     LayerClass("others", "nothing is promised", (
         _row("conv2 and pool2", conv(image(256, 64), 128, pool=True), "article"),
         _row("to full resolution", transpose(image(128, 128), 21, 4, 4)),

@@ -58,7 +58,7 @@ def segment(
     if band is not None:
         schedule = runner.schedule(band)
     else:
-        schedule = runner.schedule_within(nbytes(memory or 0))
+        schedule = runner.schedule_within(nbytes(memory or 0) - image.nbytes - height * width)
     if not runner.labels:
         return _resized(session, runner, schedule, read, (height, width), whole)
     found: npt.NDArray[Any] | None = None

@@ -7,8 +7,8 @@ import html
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class Measured:
     Attributes
     ----------
     name : str
-        Of the node; ``"labels"`` for the last step, the best class of each pixel.
+        Of the node; ``"labels"`` where the best class of each pixel is a step of its own.
     way : str
         The algorithm of a convolution, or the operation.
     reason : str
@@ -170,61 +170,68 @@ def profile(session: Session, image: npt.NDArray[Any], runs: int = 5) -> Profile
     if type(runs) is not int or runs < 1:
         raise ValueError(f"profile: runs is an integer >= 1, got {runs!r}")
     x = session.prepare(image)
-    inner = session.before_resize or session
-    program = inner.program(x.shape)
-    clock = _Clock()
+    inner, program = session.labelling(x.shape)
+    steps = [_Timed(step.group, step.band, step.shape, step.call) for step in program.steps]
     watched = copy.copy(program)
-    watched.steps = [replace(s, call=clock.watch(s.node.name, s.call)) for s in program.steps]
-    find_labels = clock.watch("labels", session.labels_of)
-    buffers, whole = program.buffers(), []
+    watched.steps = [*steps]
+    buffers, whole, last = program.buffers(), _Times(), _Times()
     for _ in range(runs + 1):
-        start = time.perf_counter()
-        scores = watched.run(x, buffers)
-        labels = find_labels(scores, x.shape[1:3])
-        whole.append(time.perf_counter() - start)
+        with whole:
+            result = watched.run(x, buffers)
+            if not program.labels:
+                with last:
+                    labels = session.labels_of(result, x.shape[1:3])
     sizes = {name: math.prod(shape) for name, shape in inner.model.graph.shapes(x.shape).items()}
-    way = "argmax" if scores.shape[:3] == labels.shape else "resize, argmax"
-    steps = [_measured(step, sizes, clock.median(step.node.name)) for step in program.steps]
-    steps.append(
-        Measured("labels", way, "", labels.shape, clock.median("labels"), 0,
-                 scores.nbytes + labels.nbytes, None)
-    )  # fmt: skip
+    found = [_measured(step, sizes) for step in steps]
+    if not program.labels:
+        way = "argmax" if result.shape[:3] == labels.shape else "resize, argmax"
+        moved = result.nbytes + labels.nbytes
+        found.append(Measured("labels", way, "", labels.shape, last.median, 0, moved, None))
     threads = session.num_threads or fastconv.get_num_threads()
-    seconds = statistics.median(whole[1:])
-    return Profile(session.model.graph.name, x.shape, threads, runs, tuple(steps), seconds)
+    name = session.model.graph.name
+    return Profile(name, x.shape, threads, runs, tuple(found), whole.median)
 
 
-class _Clock:
-    """Times of calls by name."""
+class _Times:
+    """How long each of the blocks took that were run with it."""
 
     def __init__(self) -> None:
-        self._times: dict[str, list[float]] = {}
+        self._seconds: list[float] = []
 
-    def watch(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, watched."""
-        times = self._times.setdefault(name, [])
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = call(*args, **kwargs)
-            times.append(time.perf_counter() - start)
-            return result
+    def __exit__(self, *_: object) -> None:
+        self._seconds.append(time.perf_counter() - self._start)
 
-        return timed
-
-    def median(self, name: str) -> float:
-        """Of all calls but the first, which may have had to compile."""
-        return statistics.median(self._times[name][1:])
+    @property
+    def median(self) -> float:
+        """Of all but the first one, which may have had to compile."""
+        return statistics.median(self._seconds[1:])
 
 
-def _measured(step: Step, sizes: dict[str, int], seconds: float) -> Measured:
+@dataclass(frozen=True)
+class _Timed(Step):
+    """A step that keeps its times."""
+
+    times: _Times = field(default_factory=_Times)
+
+    def run(self, inputs: Sequence[npt.NDArray[Any]], out: npt.NDArray[Any]) -> None:
+        """As `Step.run`."""
+        with self.times:
+            super().run(inputs, out)
+
+
+def _measured(step: _Timed, sizes: dict[str, int]) -> Measured:
     reason, flops, nbytes, roofline = "", 0, None, None
     if plan := step.plan:
         reason, flops = plan.reason, plan.spec.flops
         nbytes, roofline = plan.bytes_moved, plan.roofline_seconds
     if nbytes is None:
         nbytes = 4.0 * (sum(sizes[name] for name in step.inputs) + math.prod(step.shape))
-    return Measured(step.node.name, step.way, reason, step.shape, seconds, flops, nbytes, roofline)
+    return Measured(
+        step.node.name, step.way, reason, step.shape, step.times.median, flops, nbytes, roofline
+    )
 
 
 def _bar(step: Measured, left: int, top: int, scale: float) -> str:

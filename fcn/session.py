@@ -262,9 +262,8 @@ class Session:
         image : ndarray, (h, w) gray or (h, w, c), uint8 or float in [0, 1]
             Gray is repeated for a network that reads several channels.
         memory : int or str, optional
-            Bytes, such as ``"2GB"``, that the network may take beside the picture and the labels.
-            Where it needs more for the whole picture, it runs over bands of rows, with the same
-            result.
+            Bytes, such as ``"2GB"``, that the network may take, with the picture and the labels.
+            It then runs over bands of rows that are as tall as fits, with the same result.
         band : int, optional
             Rows of a band, where you know better; rounded up to the network's total stride.
 
@@ -317,10 +316,14 @@ class Session:
 
     def _labels(self, x: Array) -> npt.NDArray[Any]:
         """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""
-        size, inner = x.shape[1:3], self.before_resize or self
-        program = inner._program((x.shape,), inner._fits(x.shape))
+        inner, program = self.labelling(x.shape)
         (result,) = inner._run(program, {INPUT: x}).values()
-        return result if program.labels else self.labels_of(result, size)
+        return result if program.labels else self.labels_of(result, x.shape[1:3])
+
+    def labelling(self, shape: Shape) -> tuple[Session, Program]:
+        """What `segment` runs; `labels_of` follows where the program gives no labels itself."""
+        inner = self.before_resize or self
+        return inner, inner._program((shape,), inner._fits(shape))
 
     def labels_of(self, scores: Array, size: tuple[int, int]) -> npt.NDArray[Any]:
         """The best class of each pixel, of scores that are resized first where that is needed."""

@@ -70,7 +70,11 @@ class Step:
         """What computes it: an algorithm, or the operation."""
         if self.plan is None:
             return self.node.op
-        return self.plan.algorithm + (", pool 2x2" if self.node.op == "max_pool2d" else "")
+        then = self.group.then
+        parts = [self.plan.algorithm]
+        parts += ["pool 2x2" if then.op == "max_pool2d" else then.op] if then else []
+        parts += ["argmax"] if len(self.shape) == 3 else []
+        return ", ".join(parts)
 
     def __call__(self, *inputs: Array) -> Array:
         """The result in a new array, from the whole of what `node` reads."""

@@ -3,6 +3,7 @@
 import importlib
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.graphs import Network
 from benchmarks.layers import Array, Filter, Layer, Step, is_global
 from benchmarks.peers import Program
 from benchmarks.peers.onnx_graph import to_nchw, to_nhwc
 from fastconv.shapes import Pad, Pair
 from fastconv.spec import NO_PAD, ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fcn.graph import Node
 
 MAGIC = 7767517  # first line of the text format of networks
 FLOAT32 = np.float32(0).tobytes()  # precedes weights that are stored as they are
@@ -98,20 +101,84 @@ def network(layer: Layer) -> tuple[str, bytes]:
     NotImplementedError
         Where ncnn has no such operation.
     """
-    operators, weights = [], b""
+    if layer.whole is not None:
+        return _whole(layer.whole)
+    net = _Net()
+    blob = "x"
     for step, arrays in zip(layer.steps, layer.weights(), strict=True):
-        operators += _operators(step)
+        blob = net.step(blob, step, *arrays)
+    return net.finished(blob)
+
+
+def _whole(network: Network) -> tuple[str, bytes]:
+    known, net = network.graph.shapes(network.x), _Net()
+    readers = Counter(name for node in network.graph.nodes for name in _read(node))
+    copies = {"input": net.split("x", readers["input"])}  # a blob has one reader
+    for node, spec, arrays in network.steps():
+        inputs = [copies[name].pop() for name in _read(node)]
+        if spec is not None:
+            blob = net.step(inputs[0], spec, *arrays)
+        elif node.op == "concat":
+            blob = net.add("Concat", inputs, {0: 0})
+        elif node.op == "add":
+            blob = net.add("BinaryOp", inputs, {0: 0})
+            if node.attrs["activation"]:
+                blob = net.add("ReLU", [blob], {})
+        elif node.op == "crop":
+            (top, left), (_, rows, cols, _) = node.attrs["offset"], known[node.name]
+            size = {0: left, 1: top, 2: 0, 3: cols, 4: rows, 5: known[node.name][3]}
+            blob = net.add("Crop", inputs, size)
+        else:
+            raise NotImplementedError(node.where)
+        copies[node.name] = net.split(blob, readers[node.name])
+    return net.finished(copies[network.graph.output].pop())
+
+
+def _read(node: Node) -> tuple[str, ...]:
+    """Of "crop" and "resize2d" the second input is there for its size."""
+    return node.inputs[:1] if node.op in ("crop", "resize2d") else node.inputs
+
+
+class _Net:
+    """A network in ncnn's formats, grown layer by layer."""
+
+    def __init__(self) -> None:
+        self._lines = ["Input x 0 1 x"]
+        self._weights: list[bytes] = []
+        self._blobs = 1
+
+    def step(self, blob: str, step: Step, *arrays: Array) -> str:
+        """Add one step that reads `blob`; the name of its result."""
+        for kind, parameters in _operators(step):
+            blob = self.add(kind, [blob], parameters)
         if isinstance(step, Conv2d | ConvTranspose2d):
             w, bias = arrays
             outputs_first = (3, 2, 0, 1) if isinstance(step, Conv2d) else (2, 3, 0, 1)
-            weights += FLOAT32 + w.transpose(outputs_first).tobytes() + bias.tobytes()
-    lines = ["Input x 0 1 x"]
-    for i, (kind, parameters) in enumerate(operators):
-        blobs = "x" if i == 0 else f"t{i}", "y" if i == len(operators) - 1 else f"t{i + 1}"
-        values = " ".join(f"{key}={value}" for key, value in parameters.items())
-        lines.append(f"{kind} layer{i} 1 1 {' '.join(blobs)} {values}")
-    text = "\n".join([str(MAGIC), f"{len(lines)} {len(lines)}", *lines, ""])
-    return text, weights
+            self._weights += [FLOAT32, w.transpose(outputs_first).tobytes(), bias.tobytes()]
+        return blob
+
+    def split(self, blob: str, count: int) -> list[str]:
+        """As many names of a blob as there are readers."""
+        if count < 2:
+            return [blob]
+        names = [f"t{self._blobs + i}" for i in range(count)]
+        self._blobs += count
+        self._lines.append(f"Split layer{len(self._lines)} 1 {count} {blob} {' '.join(names)}")
+        return names
+
+    def add(self, kind: str, blobs: list[str], parameters: dict[int, Any]) -> str:
+        """Add a layer; the name of its result."""
+        name, values = f"t{self._blobs}", [f"{k}={v}" for k, v in parameters.items()]
+        self._blobs += 1
+        words = [kind, f"layer{len(self._lines)}", str(len(blobs)), "1", *blobs, name, *values]
+        self._lines.append(" ".join(words))
+        return name
+
+    def finished(self, blob: str) -> tuple[str, bytes]:
+        """Text and weights; the result `blob` is named "y"."""
+        lines = [*self._lines, f"Noop last 1 1 {blob} y"]
+        text = "\n".join([str(MAGIC), f"{len(lines)} {self._blobs + 1}", *lines, ""])
+        return text, b"".join(self._weights)
 
 
 def _operators(step: Step) -> list[tuple[str, dict[int, Any]]]:
@@ -133,6 +200,7 @@ def _operators(step: Step) -> list[tuple[str, dict[int, Any]]]:
             return [("Softmax", {0: 0, 1: 1})]
         case ChannelOp():
             raise NotImplementedError("its ArgMax looks at all pixels together")
+    raise TypeError(f"no layer for {step}")
 
 
 def _window(mean: int, size: Pair, stride: Pair, pad: Pad) -> dict[int, Any]:

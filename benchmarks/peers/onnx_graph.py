@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.graphs import Network
 from benchmarks.layers import Array, Filter, Layer, is_argmax, is_global
 from fastconv.shapes import Pad
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -32,8 +33,11 @@ def model(layer: Layer) -> bytes:
     make, types = _onnx().helper, _onnx().TensorProto
     graph = Graph()
     tensor = INPUT
+    if layer.whole is not None:
+        graph.network(layer.whole)
     for step, arrays in zip(layer.steps, layer.weights(), strict=True):
-        tensor = graph.step(tensor, step, *arrays)
+        if not isinstance(step, Network):
+            tensor = graph.step(tensor, step, *arrays)
     graph.nodes[-1].output[0] = OUTPUT
     ends = [
         make.make_tensor_value_info(INPUT, types.FLOAT, nchw(layer.x)),
@@ -75,6 +79,29 @@ class Graph:
             case ChannelOp():
                 return self._node("Softmax", tensor, axis=1)
         raise TypeError(f"no ONNX node for {step}")
+
+    def network(self, network: Network) -> None:
+        """Add all nodes of a network; the last one makes its result."""
+        known = network.graph.shapes(network.x)
+        tensors = {"input": INPUT}
+        for node, spec, arrays in network.steps():
+            inputs = [tensors[name] for name in node.inputs]
+            if spec is not None:
+                tensor = self.step(inputs[0], spec, *arrays)
+            elif node.op == "concat":
+                tensor = self._node("Concat", *inputs, axis=1)
+            elif node.op == "add":
+                tensor = self._node("Add", *inputs)
+                if node.attrs["activation"]:
+                    tensor = self._node("Relu", tensor)
+            elif node.op == "crop":
+                starts, (_, rows, cols, _) = np.array(node.attrs["offset"]), known[node.name]
+                ends = np.add(starts, (rows, cols))
+                bounds = (self._constant(np.array(v, np.int64)) for v in (starts, ends, (2, 3)))
+                tensor = self._node("Slice", inputs[0], *bounds)
+            else:
+                raise NotImplementedError(node.where)
+            tensors[node.name] = tensor
 
     def _filter(self, tensor: str, step: Filter, w: Array, bias: Array) -> str:
         inputs = tensor, self._constant(w.transpose(3, 2, 0, 1)), self._constant(bias)

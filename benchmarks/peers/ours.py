@@ -9,7 +9,6 @@ from benchmarks.layers import Array, Layer, Step, is_global
 from benchmarks.peers import AUTO, Program
 from fastconv import cpu
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
-from fcn.graph import Model
 from fcn.session import Session
 
 
@@ -25,8 +24,8 @@ class Engine:
 
     def _build(self, layer: Layer, algorithm: str) -> Program:
         x = layer.input()
-        if layer.graph is not None:
-            session = Session(network(layer), self.threads)
+        if layer.whole is not None:
+            session = Session(layer.whole.model, self.threads)
             return Program(lambda: session.run(x))
         steps = calls(layer, self.threads, algorithm)
         outs, y = [], x
@@ -89,10 +88,4 @@ def _call(
             return partial(fastconv.resize2d, size=step.size, num_threads=threads)
         case ChannelOp():
             return partial(getattr(fastconv, step.kind), num_threads=threads)
-
-
-def network(layer: Layer) -> Model:
-    """The layer's graph with the layer's weights."""
-    assert layer.graph is not None
-    arrays = [array for pair in layer.weights() for array in pair]
-    return Model(layer.graph, dict(zip(layer.graph.parameters(), arrays, strict=True)))
+    raise TypeError(f"no function for {step}")

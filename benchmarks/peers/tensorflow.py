@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from benchmarks.graphs import Network
 from benchmarks.layers import Array, Filter, Layer, Step, is_argmax, is_depthwise, is_global
 from benchmarks.peers import Program
 from fastconv import shapes
@@ -25,7 +26,10 @@ class Engine:
         self.version: str = self.tf.__version__
 
     def variants(self, layer: Layer) -> dict[str, Callable[[], Program]]:
-        convolutions = (step for step in layer.steps if isinstance(step, Conv2d))
+        steps = layer.steps
+        if layer.whole is not None:
+            steps = tuple(spec for _, spec in layer.whole.specs() if spec is not None)
+        convolutions = (step for step in steps if isinstance(step, Conv2d))
         explicit = [step for step in convolutions if not isinstance(_padding(step), str)]
         names = [PLAIN, PADDED] if explicit else [PLAIN]
         if any(is_depthwise(step) for step in explicit):  # TensorFlow would abort the process
@@ -40,6 +44,8 @@ class Engine:
             # Constants made here are nodes of the graph, so oneDNN reorders them once; tensors
             # made outside would be inputs, reordered in each run.
             for step, arrays in zip(layer.steps, weights, strict=True):
+                if isinstance(step, Network):
+                    return self._network(step, x, variant)
                 x = self._step(step, x, variant, *arrays)
             return x
 
@@ -47,6 +53,25 @@ class Engine:
         graph = tf.function(network, autograph=False)
         function = graph.get_concrete_function(tf.TensorSpec(layer.x, tf.float32))
         return Program(lambda: function(x))
+
+    def _network(self, network: Network, x: Any, variant: str) -> Any:
+        tf, tensors = self.tf, {"input": x}
+        for node, spec, arrays in network.steps():
+            inputs = [tensors[name] for name in node.inputs]
+            if spec is not None:
+                y = self._step(spec, inputs[0], variant, *arrays)
+            elif node.op == "concat":
+                y = tf.concat(inputs, -1)
+            elif node.op == "add":
+                y = tf.add(*inputs)
+                y = tf.nn.relu(y) if node.attrs["activation"] else y
+            elif node.op == "crop":
+                (top, left), (_, rows, cols, _) = node.attrs["offset"], inputs[1].shape
+                y = inputs[0][:, top : top + rows, left : left + cols]
+            else:
+                raise NotImplementedError(node.where)
+            tensors[node.name] = y
+        return tensors[network.graph.output]
 
     def _step(self, step: Step, x: Any, variant: str, *arrays: Array) -> Any:
         tf = self.tf
@@ -66,6 +91,7 @@ class Engine:
                 return tf.argmax(x, 3, output_type=tf.int32)
             case ChannelOp():
                 return tf.nn.softmax(x)
+        raise TypeError(f"no operation for {step}")
 
     def _filter(self, step: Filter, x: Any, variant: str, w: Array, bias: Array) -> Any:
         tf = self.tf

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.graphs import Network
 from benchmarks.layers import Array, Filter, Layer, Step, is_argmax, is_global
 from benchmarks.peers import Program
 from benchmarks.peers.onnx_graph import to_nhwc
@@ -29,8 +30,11 @@ class Engine:
     def _build(self, layer: Layer, variant: str) -> Program:
         torch = self.torch
         steps = zip(layer.steps, layer.weights(), strict=True)
-        modules = [m for step, arrays in steps for m in self._modules(step, *arrays)]
-        network = torch.nn.Sequential(*modules).eval()
+        if layer.whole is not None:
+            network = self._network(layer.whole).eval()
+        else:
+            modules = [m for step, arrays in steps for m in self._modules(step, *arrays)]
+            network = torch.nn.Sequential(*modules).eval()
         layout = torch.channels_last if variant == "channels_last" else torch.contiguous_format
         x = torch.from_numpy(layer.input()).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         network = network.to(memory_format=layout)
@@ -44,6 +48,43 @@ class Engine:
                 return network(x)
 
         return Program(run, lambda y: to_nhwc(np.asarray(y.to_dense())))
+
+    def _network(self, whole: Network) -> Any:
+        nn, known = self.torch.nn, whole.graph.shapes(whole.x)
+        parts, others = nn.ModuleDict(), {}
+        for node, spec, arrays in whole.steps():
+            _, rows, cols, _ = known[node.name]
+            if spec is not None:
+                parts[_key(node.name)] = nn.Sequential(*self._modules(spec, *arrays))
+            elif node.op == "concat":
+                others[node.name] = lambda *inputs: self.torch.cat(inputs, 1)
+            elif node.op == "add":
+                relu = node.attrs["activation"] is not None
+                others[node.name] = lambda x, y, relu=relu: (x + y).relu() if relu else x + y
+            elif node.op == "crop":
+                area = zip(node.attrs["offset"], (rows, cols), strict=True)
+                down, across = (slice(first, first + count) for first, count in area)
+                others[node.name] = lambda x, _, d=down, a=across: x[:, :, d, a]
+            else:
+                raise NotImplementedError(node.where)
+
+        class Whole(nn.Module):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.parts = parts
+
+            def forward(self, x: Any) -> Any:
+                tensors = {"input": x}
+                for node in whole.graph.nodes:
+                    inputs = [tensors[name] for name in node.inputs]
+                    part = others.get(node.name)
+                    if part is None:
+                        tensors[node.name] = self.parts[_key(node.name)](inputs[0])
+                    else:
+                        tensors[node.name] = part(*inputs)
+                return tensors[whole.graph.output]
+
+        return Whole()
 
     def _modules(self, step: Step, *arrays: Array) -> Iterator[Any]:
         nn = self.torch.nn
@@ -99,6 +140,11 @@ class Engine:
                 return function(x)
 
         return Function()
+
+
+def _key(name: str) -> str:
+    """A name that PyTorch takes for a module."""
+    return name.replace(".", "/")
 
 
 def _before(pad: Pad) -> tuple[int, int]:

@@ -1,5 +1,8 @@
 """Small layers of every kind: odd sizes, batches and channel counts, every option of a step."""
 
+import numpy as np
+
+from benchmarks.graphs import Network
 from benchmarks.layers import Layer, conv, depthwise, global_pool, pool, transpose
 from fastconv import reference
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -66,15 +69,21 @@ TINY = (
         "after a convolution",
         (conv((2, 7, 6, 8), 21, activation=None), ChannelOp((2, 7, 6, 21), "argmax")),
     ),
+    Layer("network", "article's", (Network(models.two_conv(21, as_printed=True), (1, 32, 32, 3)),)),
     Layer(
-        "network",
-        "article's",
-        (
-            conv((1, 32, 32, 3), 64, pool=True),
-            conv((1, 16, 16, 64), 128, pool=True),
-            transpose((1, 8, 8, 128), 21, 2, 2),
-        ),
-        graph=models.two_conv(21, as_printed=True),
+        "network with crops",
+        "sums of maps that are cropped",
+        (Network(models.fcn8s(3, width=4, fc=16, fc_kernel=3), (1, 37, 45, 3)),),
+    ),
+    Layer(
+        "network with concat",
+        "maps side by side",
+        (Network(models.unet(3, width=4, depth=2), (1, 16, 24, 3)),),
+    ),
+    Layer(
+        "network with residuals",
+        "strides, rates, sums with an activation, a resize",
+        (Network(models.fcn_resnet50(3, width=4), (1, 33, 40, 3)),),
     ),
 )
 LAYER = {layer.name: layer for layer in TINY}
@@ -106,4 +115,26 @@ def as_reference(layer):
                 x = reference.resize2d(x, step)
             case ChannelOp(kind="softmax"):
                 x = reference.channel_op(x, step)
+            case Network():
+                x = _network(x, step)
     return x
+
+
+def _network(x, network):
+    tensors = {"input": x.astype(np.float64)}
+    for node, spec, arrays in network.steps():
+        first, *more = (tensors[name] for name in node.inputs)
+        if spec is not None:
+            kind = {"conv2d": "conv2d", "conv2d_transpose": "conv2d_transpose",
+                    "max_pool2d": "pool2d", "resize2d": "resize2d"}[node.op]  # fmt: skip
+            y = getattr(reference, kind)(first, *arrays, spec)
+        elif node.op == "add":
+            y = first + more[0]
+            y = np.maximum(y, 0) if node.attrs["activation"] else y
+        elif node.op == "concat":
+            y = np.concatenate([first, *more], 3)
+        else:
+            top, left = node.attrs["offset"]
+            y = first[:, top:, left:][:, : more[0].shape[1], : more[0].shape[2]]
+        tensors[node.name] = y
+    return tensors[network.graph.output]

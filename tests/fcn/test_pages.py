@@ -91,18 +91,11 @@ def test_a_page_is_whole_and_escaped():
     assert b"http" not in page and b"<script" not in page
     parsed = Strict(page)
     assert {tag for tag, _ in parsed.seen}.isdisjoint({"script", "link", "b", "iframe"})
-    for word in (
-        NAME,
-        "tensor<b>",
-        "k&k",
-        "PASS: all 1 layers",
-        "Ours against Keras float32",
-        "undecidable, same label: 3",
-        "decidable, other label: 0",
-        "within",
-        "0.25",
-    ):
-        assert word in parsed.text, word  # fmt: skip
+    words = [
+        NAME, "tensor<b>", "k&k", "PASS: all 1 layers", "Ours against Keras float32",
+        "undecidable, same label: 3", "decidable, other label: 0", "within", "0.25",
+    ]  # fmt: skip
+    assert [word for word in words if word not in parsed.text] == []
     labels, heat = parsed.images[-2:]
     assert labels.shape == (40, 30, 3)
     assert len(np.unique(labels.reshape(-1, 3), axis=0)) == 3
@@ -168,7 +161,8 @@ def test_profile_page(tmp_path, capsys):
     assert b"http" not in path.read_bytes().replace(b"http://www.w3.org/2000/svg", b"")
     table = [line for line in capsys.readouterr().out.splitlines() if re.search(r"\d%", line)]
     names = [line.split()[0] for line in table]
-    assert names[-1] == "labels" and len(names) == len(set(names))
+    assert names[0] == "pool1" or names[0] == "conv1_1"
+    assert len(names) == len(set(names)) > 20
     assert all(name in page.text for name in names)
     assert [tag for tag, _ in page.seen].count("rect") == 2 * len(names)
 

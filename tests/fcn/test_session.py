@@ -247,13 +247,15 @@ def test_several_inputs_and_outputs():
         Node("m", "multiply", ("near", "mask")),
         conv("c", "m", 2, padding="same"),
     )
-    graph = Graph("several", {"image": 3, "mask": 1}, nodes, {"x": "c", "y": "p", "z": "b"})
+    graph = Graph(
+        "several", {"image": 3, "mask": 1}, nodes, {"w": "a", "x": "c", "y": "p", "z": "b"}
+    )
     session = Session(integer_model(graph), algorithm="direct")
     for seed in (1, 2):
         image, mask = integers((2, 8, 6, 3), seed), integers((2, 8, 6, 1), seed + 5)
         expected = oracle(session.model, image=image, mask=mask)
         found = session.run({"mask": mask, "image": image})
-        assert list(found) == ["x", "y", "z"]
+        assert list(found) == ["w", "x", "y", "z"]
         for name, node in graph.outputs.items():
             np.testing.assert_array_equal(found[name], expected[node])
             assert len(np.unique(found[name])) > 2
@@ -262,7 +264,7 @@ def test_several_inputs_and_outputs():
     for feeds, message in (
         ({"image": image}, r"running several: it reads \['image', 'mask'\], got \['image'\]"),
         ({"image": image, "mask": mask[..., 0]}, r"reads \(2, h, w, 1\) arrays, got shape \(1, "),
-        (image, r"several gives \['x', 'y', 'z'\], and this needs a network with one output"),
+        (image, r"several gives \['w', 'x', 'y', 'z'\], and this needs a network"),
     ):
         with pytest.raises(ValueError, match=message):
             session.run(feeds)
