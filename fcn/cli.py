@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fcn import models, native
+from fcn import models, native, onnx
 from fcn._errors import reason
 from fcn.graph import Model
 from fcn.loading import SUFFIXES, load
@@ -171,10 +171,13 @@ def _profile(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    if Path(args.target).suffix != ".npz":
-        raise ValueError(f"convert: {args.target} must end in .npz, the format of our model files")
+    writers = {".npz": native.save, ".onnx": onnx.save}
+    if (suffix := Path(args.target).suffix) not in writers:
+        raise ValueError(
+            f"convert: {args.target} must end in .npz, the format of our model files, or in .onnx"
+        )
     model = load(args.source, args.output, args.architecture)
-    native.save(model, args.target)
+    writers[suffix](model, args.target)
     count = model.graph.parameter_count
     print(f"{args.target}: {len(model.graph.nodes)} layers, {count:,} parameters")
     return 0
@@ -254,11 +257,11 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--html", metavar="FILE", help="write a page with a picture, too")
     for each in (verify, segment, plan, profile):
         each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
-    convert = command("convert", _convert, "Write a Keras or ONNX model as our own model file.")
+    convert = command("convert", _convert, "Write a model as our own file, or as ONNX.")
     convert.add_argument(
-        "source", metavar="IN", help=".keras, .h5, .onnx, .weights.h5 or .safetensors file"
+        "source", metavar="IN", help=".npz, .keras, .h5, .onnx, .weights.h5 or .safetensors file"
     )
-    convert.add_argument("target", metavar="OUT", help=".npz file")
+    convert.add_argument("target", metavar="OUT", help=".npz or .onnx file")
     convert.add_argument("--output", metavar="NAME", help="which of several outputs")
     convert.add_argument(
         "--architecture", metavar="NAME", help="of weights alone, such as fcn_resnet50:21"

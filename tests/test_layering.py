@@ -64,7 +64,7 @@ THIRD_PARTY = {
     "tensorflow": ["fcn/tf_reference.py"],
     "keras": ["fcn/tf_reference.py"],
     "h5py": ["fcn/keras/"],
-    "onnx": ["fcn/onnx/files.py", "fcn/peers.py"],
+    "onnx": ["fcn/onnx/", "fcn/peers.py"],
     "onnxruntime": ["fcn/peers.py"],
     "google": ["fcn/onnx/files.py"],
     "sklearn": ["fcn/digits.py"],

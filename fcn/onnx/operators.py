@@ -13,6 +13,7 @@ from fcn.building import Array, Builder, Tensor
 from fcn.layouts import from_channels_first
 
 UNCHANGED = ("Identity", "Dropout")
+ENDLESS = 2**31 - 1  # how exporters say "up to the end": this or more
 
 
 @dataclass(frozen=True)
@@ -336,6 +337,23 @@ def _pad(call: Call) -> Tensor:
     raise ValueError(f"pads={pads} both adds and takes away; do one after the other")
 
 
+def _slice(call: Call) -> Tensor:
+    """Rows and columns that are left out at the sides."""
+    starts, ends = (call.option(key, i) for i, key in enumerate(("starts", "ends"), 1))
+    axes, steps = call.option("axes", 3, range(len(starts))), call.option("steps", 4, [1] * 4)
+    sides = {2: [0, 0], 3: [0, 0]}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=False):
+        side = sides.get(axis % 4)
+        if side is None or step != 1 or call.x.vector:
+            raise ValueError(f"of axis {axis} in steps of {step} is not supported; cut the sides")
+        if start < 0 or 0 <= end < ENDLESS:
+            size = call.builder.shape_of(call.x)[axis % 4 - 2]
+            start, end, _ = slice(start, end).indices(size)
+            end -= size
+        side[:] = start, 0 if end >= ENDLESS else -end
+    return call.builder.add(call.name, "trim2d", [call.x], sides=list(sides.values()))
+
+
 def _flatten(call: Call) -> Tensor:
     x = call.x
     if call.get("axis", 1) != 1:
@@ -422,6 +440,7 @@ OPERATORS: dict[str, Callable[[Call], Tensor]] = {
     "Resize": _resize,
     "Upsample": _resize,
     "Pad": _pad,
+    "Slice": _slice,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Squeeze": _squeeze,

@@ -35,13 +35,13 @@ def write(path, nodes, constants=(), shape=SHAPE, outputs=("y",), opset=OPSET, r
     return path
 
 
-def run(path, x):
+def run(path, x, name="x"):
     """ONNX Runtime's results as (n, h, w, c)."""
     runtime = pytest.importorskip("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, {"x": x})
+    (y,) = session.run(None, {name: x})
     return y.transpose(0, 2, 3, 1) if y.ndim == 4 else y[:, None, None, :]
 
 
@@ -127,6 +127,11 @@ CASES = {
     "Upsample": [],
     "Pad": [([np.array([0, 0, 1, 2, 0, 0, 0, 3])], {}),
             ([np.array([0, 0, -1, -2, 0, 0, 0, -3])], {})],
+    "Slice": [
+        ([np.array(v) for v in ([1, 2], [9, 14], [2, 3])], {}),
+        ([np.array(v) for v in ([-5, 3], [2**63 - 1, -2], [2, -1], [1, 1])], {}),
+        ([np.array(v) for v in ([4], [99], [3])], {}),
+    ],
     "Flatten": [], "Reshape": [], "Squeeze": [], "Unsqueeze": [], "Gemm": [], "MatMul": [],
 }  # fmt: skip
 
@@ -340,6 +345,9 @@ def test_exported_networks_agree(name, tmp_path):
         exact = model.double()(x.double()).numpy().transpose(0, 2, 3, 1)
     error, reference = (np.linalg.norm(y - exact) / np.linalg.norm(exact) for y in (ours, theirs))
     assert error <= max(4 * reference, 5e-6), (error, reference)
+    fcn.onnx.save(loaded, path)  # and back
+    error = np.linalg.norm(run(path, x.numpy(), "input") - exact) / np.linalg.norm(exact)
+    assert error <= max(4 * reference, 5e-6), (error, reference)
     if name == "fcn_resnet":  # the exporter has fixed the sizes inside the others
         assert loaded.graph.nodes[-1].op == "resize2d"  # so that any size may come
         assert Session(loaded).segment(np.zeros((37, 50, 3), np.uint8)).shape == (37, 50)
@@ -359,6 +367,8 @@ def test_exported_networks_agree(name, tmp_path):
         ([("Relu", "y", "y", {})], "it reads 'y', which no node before it makes"),
         ([("Concat", "xx", "y", {"axis": 2})], "axis=2 is not supported; join the channels"),
         ([("Resize", ["x", "", "s"], "y", {"mode": "cubic"})], "mode='cubic' is not supported"),
+        ([("Slice", "xttt", "y", {})], r"of axis 1 in steps of 1 is not supported; cut the sides"),
+        ([("Slice", ["x", "t", "t", "o", "o"], "y", {})], r"of axis 2 in steps of 2 is not suppor"),
         ([("Gather", ["k", "many"], "a", {}), ("Add", "xa", "y", {})], "more than 4096 constants"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -367,6 +377,7 @@ def test_what_is_not_understood_is_named(nodes, message, tmp_path):
     constants = [
         ("k", numbers((4, 3, 1, 1))), ("s", np.array([1, 1, 2, 2], "f4")),
         ("many", np.zeros(5000, np.int64)), ("p", np.zeros((6, 12, 16), "f4")),
+        ("t", np.array([1])), ("o", np.array([2])),
     ]  # fmt: skip
     path = write(tmp_path / "m.onnx", nodes, constants)
     with pytest.raises(ValueError, match=message):
