@@ -209,8 +209,12 @@ class _Named(Arrays):
             n.decode() if isinstance(n, bytes) else str(n)
             for n in self.find(group).attrs["weight_names"]
         ]
-        endings = {f"{trail[-1].name}/{name}{tail}" for name in names for tail in ("", ":0")}
-        found = [n for n in listed if any(n == e or n.endswith(f"/{e}") for e in endings)]
+        endings = [f"/{trail[-1].name}/{name}{tail}" for name in names for tail in ("", ":0")]
+        found = [n for n in listed if f"/{n}".endswith(tuple(endings))]
+        for place in reversed(trail[:-1]):  # a name may hold those of the models around the layer
+            if len(found) > 1:
+                endings = [f"/{place.name}{ending}" for ending in endings]
+                found = [n for n in found if f"/{n}".endswith(tuple(endings))]
         if len(found) != 1:
             raise ValueError(
                 f"layer {trail[-1].name!r} has {len(found)} arrays named {' or '.join(names)} in "

@@ -255,6 +255,24 @@ def test_nested_and_shared_models(keras, file_format, tmp_path):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_layers_of_one_name_in_several_models(keras, file_format, tmp_path):
+    k = keras.layers
+
+    def part(name):
+        inside = [keras.Input((None, None, 4)), k.Conv2D(4, 1, name="conv"), k.ReLU()]
+        return keras.Sequential(inside, name=name)
+
+    x, y = keras.Input((None, None, 4)), keras.Input((None, None, 4))
+    inner = keras.Model(y, part("second")(part("first")(y)), name="inner")
+    model = randomised(keras.Model(x, k.Conv2D(2, 1, name="conv")(inner(x))))
+    loaded = check(keras, model, tmp_path, file_format, channels=4)
+    assert [node.name for node in loaded.graph.nodes] == [
+        "inner/first/conv", "inner/second/conv", "conv",
+    ]  # fmt: skip
+
+
+@pytest.mark.tensorflow
 def test_batch_normalisation_is_not_folded_where_others_read_on(keras, tmp_path):
     k, x = keras.layers, keras.Input((None, None, 3))
     y = k.Conv2D(4, 3, padding="same")(x)
