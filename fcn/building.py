@@ -20,6 +20,8 @@ __all__ = ["Array", "Builder", "Parts", "Tensor", "choose_outputs", "scaled_kern
 
 Array = NDArray[Any]
 Parts = tuple[Graph, dict[str, NDArray[np.float32]], dict[str, Origin]]  # of a `fcn.graph.Model`
+MOST_NODES = 5000  # of nested models that call each other there could be any number
+MOST_MADE = 1 << 24
 FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
 
 
@@ -80,6 +82,8 @@ class Builder:
         self.channels = {name: channels for name, (_, channels) in named.items()}
         self.nodes: dict[str, Node] = {}
         self.weights: dict[str, Any] = {}
+        self._shapes = {n: (1, *size, self.channels[n]) for n, size in self.sizes.items() if size}
+        self._made = 0  # numbers that no array of the file holds
         self._tensors: dict[str, str] = {}  # node -> the file's name of its result
         self._folded: dict[str, tuple[int, Any]] = {}  # node -> the rest of its `Origin`
 
@@ -87,8 +91,12 @@ class Builder:
         """Append a node; its channels follow from the table of operations."""
         if name in self.nodes:
             raise ValueError(f"two layers are named {name!r}")
+        if len(self.nodes) == MOST_NODES:
+            raise ValueError(f"the model has more than {MOST_NODES} layers, with all their calls")
         node = Node(name, op, tuple(t.node for t in inputs), attrs)
         self.nodes[name] = node
+        if self.fixed:
+            self._shapes[name] = node.shape([self._shapes[t.node] for t in inputs])
         return Tensor(name, node.rule.channels(node.attrs, [t.channels for t in inputs]))
 
     def change(self, name: str, **attrs: Any) -> None:
@@ -102,6 +110,9 @@ class Builder:
 
     def affine(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:
         """``(x - centre) * factor + summand``, numbers or one number per channel."""
+        self._made += x.channels
+        if self._made > MOST_MADE:
+            raise ValueError(f"{x.channels} channels are more than the file has numbers for")
         made = self.add(name, "depthwise_conv2d", [x], kernel=1)
         shape = (1, 1, x.channels, 1)
         self.weights[f"{name}/kernel"] = np.broadcast_to(factor, x.channels).reshape(shape)
@@ -130,14 +141,9 @@ class Builder:
 
     def shape_of(self, x: Tensor) -> tuple[int, int, int]:
         """Height, width and channels of a tensor."""
-        shapes = [(1, *size, self.channels[name]) for name, size in self.sizes.items() if size]
         if not self.fixed:
             raise ValueError("it needs a model whose input has a fixed height and width")
-        if x.node in self.channels:
-            return dict(zip(self.channels, shapes, strict=True))[x.node][1:]
-        graph = Graph("part", self.channels, self.nodes.values(), x.node)
-        _, h, w, c = graph.shapes(*shapes)[x.node]
-        return h, w, c
+        return self._shapes[x.node][1:]
 
     def scaled(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:
         """`affine`, inside the convolution before it where that can be."""

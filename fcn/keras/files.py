@@ -27,6 +27,7 @@ from fcn._extras import require
 from fcn.graph import Model
 
 LONGEST_CONFIG = 1 << 26  # bytes of JSON
+MOST_LAYERS = 5000  # side by side
 SHRUNK = 100  # more than this, and something small asks for much memory: weights hardly shrink
 CONTAINERS = ("Functional", "Model", "Sequential")  # "Model" is what Keras 2 wrote
 
@@ -62,6 +63,8 @@ class Store(Protocol):
 
 def places(layers: Sequence[dict[str, Any]]) -> list[Place]:
     """Of the layers of one model: ``.keras`` files count the layers of each class."""
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"a model has {len(layers)} layers; up to {MOST_LAYERS} are read")
     seen: Counter[str] = Counter()
     found = []
     for layer in layers:
@@ -146,7 +149,8 @@ def _member(archive: zipfile.ZipFile, name: str, most: int | None) -> bytes:
     limit = SHRUNK * member.compress_size if most is None else most
     if member.file_size > limit:
         raise ValueError(f"member {name} would unpack to {member.file_size} bytes")
-    return archive.read(name)
+    with archive.open(member) as file:  # no more than the size that it claims
+        return file.read(member.file_size)
 
 
 class Arrays:

@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from fcn.building import Builder, Parts, Tensor, choose_outputs
@@ -109,8 +110,11 @@ class Scope:
         readers = Counter(key for _, _, reads in listed for keys in reads for key in keys)
         readers.update(outputs)
         # A nested model has been called once when it was built, so those who read count from 1.
+        lowest: dict[str, int] = {}
+        for name, number, _ in readers:
+            lowest[name] = min(number, lowest.get(name, number))
         first = {
-            place.name: min((n for name, n, _ in readers if name == place.name), default=0)
+            place.name: lowest.get(place.name, 0)
             for layer, place, _ in listed
             if layer["class_name"] in CONTAINERS
         }
@@ -128,16 +132,19 @@ class Scope:
         for key, x in zip(_ends(config["input_layers"]), inputs, strict=True):
             known[key] = read(x, key)
             waiting.pop(key[:2], None)
-        while waiting:
-            ready = [k for k, (_, _, keys) in waiting.items() if all(key in known for key in keys)]
-            if not ready:
-                names = [place.name for _, place, _ in waiting.values()]
-                raise ValueError(f"the layers {names} wait for each other")
-            for call in ready:
-                layer, place, keys = waiting.pop(call)
-                number = call[1] - first.get(place.name, 0)
-                made = self._call(layer, place, [known[k] for k in keys], number)
-                known |= {(*call, i): read(x, (*call, i)) for i, x in enumerate(made)}
+        reads = {call: {key[:2] for key in keys} for call, (_, _, keys) in waiting.items()}
+        try:
+            order = [call for call in TopologicalSorter(reads).static_order() if call in waiting]
+        except CycleError as error:
+            names = sorted({name for name, _ in error.args[1]})
+            raise ValueError(f"the layers {names} wait for each other") from None
+        for call in order:
+            layer, place, keys = waiting[call]
+            if missing := [key[0] for key in keys if key not in known]:
+                raise ValueError(f"layer {place.name!r} reads what {missing} do not give")
+            number = call[1] - first.get(place.name, 0)
+            made = self._call(layer, place, [known[k] for k in keys], number)
+            known |= {(*call, i): read(x, (*call, i)) for i, x in enumerate(made)}
         seen: Counter[str] = Counter()  # a layer may give several of the outputs
         found = {}
         for key in outputs:

@@ -450,6 +450,21 @@ def test_a_cycle_is_an_error(tmp_path):
         fcn.load(path)
 
 
+def test_results_that_no_layer_gives(tmp_path):
+    for tensor in (["a", 0, 1], ["a", 1, 0], ["c", 0, 0]):
+        layers = [
+            {**INPUT, "inbound_nodes": []},
+            {**layer("ReLU", "a"), "inbound_nodes": call("input")},
+            {**layer("ReLU", "b"), "inbound_nodes": [[tensor]]},
+        ]
+        ends = {"input_layers": ["input", 0, 0], "output_layers": ["b", 0, 0]}
+        path = written(tmp_path / "m.keras", layers, "Functional", **ends)
+        with pytest.raises(
+            ValueError, match=rf"layer 'b' reads what \['{tensor[0]}'\] do not give"
+        ):
+            fcn.load(path)
+
+
 def test_links_to_other_files_are_refused(tmp_path):
     import h5py
 
