@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ def compare(
             for layer in group.layers:
                 goals = group.goals_of(layer)
                 timed = _layer(layer, names, workers, start, rounds, seconds)
+                if layer.whole is not None:
+                    _memory(layer, timed, threads)
                 entry["layers"].append({**timed, "goals": goals and asdict(goals)})
     progress("")
     return result
@@ -140,6 +142,24 @@ def _layer(
         "gbyte": 1e-9 * layer.nbytes,
         "engines": found,
     }
+
+
+def _memory(layer: Layer, timed: summary.Json, threads: int) -> None:
+    """Add the peak memory of each engine's best variant, in processes that do nothing else.
+
+    One process writes the model files, which another one reads: to make them takes memory, too.
+    """
+    for name in timed["engines"]:
+        time = summary.best(timed, name)
+        if time is None:
+            continue
+        progress(f"{layer.name}: memory of {name}")
+        with tempfile.TemporaryDirectory() as folder:
+            with_files = replace(layer, files=folder)
+            for _ in range(2):
+                with Worker(name, threads) as worker:
+                    peak_bytes = worker.peak(with_files, time.variant)
+        timed["engines"][name][time.variant]["peak_bytes"] = peak_bytes
 
 
 def _outcome(engine: str, answer: float | str) -> summary.Json:

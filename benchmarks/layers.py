@@ -5,7 +5,9 @@ The rows are in `table`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,9 @@ class Layer:
         Key of `networks.NETWORKS` where all steps occur; "" if the layer comes from elsewhere.
     goals : Goals, optional
         Of this layer, instead of those of its class.
+    files : str
+        Folder in which engines find their model files, or else write them; "" for none, so that
+        models are made in memory.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Layer:
     steps: tuple[Step, ...]
     network: str = ""
     goals: Goals | None = None
+    files: str = ""
 
     @property
     def x(self) -> Shape:
@@ -76,6 +82,15 @@ class Layer:
     def whole(self) -> Network | None:
         """The network that it is, if any."""
         return self.steps[0] if isinstance(self.steps[0], Network) else None
+
+    def file(self, name: str, make: Callable[[Path], Any]) -> Path | None:
+        """The file of that name in `files`, which `make` writes if it is not there yet."""
+        if not self.files:
+            return None
+        path = Path(self.files) / name
+        if not path.exists():
+            make(path)
+        return path
 
     @property
     def labels(self) -> bool:

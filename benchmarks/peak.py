@@ -17,7 +17,7 @@ import numpy as np
 import fastconv
 from benchmarks.worker import ROOT
 from fastconv.cpu import host
-from fastconv.cpu.intrinsics import atomic_add, emitting
+from fastconv.cpu.intrinsics import Intrinsic, atomic_add
 from fastconv.cpu.job import Job
 from fastconv.cpu.simd import LANES, Emitter
 from fastconv.memory import aligned_empty
@@ -31,8 +31,10 @@ CHUNK = 1 << 20  # bytes that a task copies
 SECONDS = 0.5  # of each probe
 
 
-def _fma(e: Emitter, source: Any, target: Any) -> None:
+@Intrinsic
+def _emit_fma(builder: Any, source: Any, target: Any) -> None:
     """`SUMS` vectors ``s = s * a + b``, `STEPS` times; a and b are the vectors at `source`."""
+    e = Emitter(builder, "float32", LANES["float32"])
     a, b = e.load(source), e.load(e.add(source, e.bytes))
     sums = [e.variable(e.splat(0.0)) for _ in range(SUMS)]
     with e.loop(STEPS):
@@ -42,15 +44,14 @@ def _fma(e: Emitter, source: Any, target: Any) -> None:
         e.store(e.get(slot), e.add(target, i * e.bytes))
 
 
-def _copy(e: Emitter, source: Any, target: Any) -> None:
+@Intrinsic
+def _emit_copy(builder: Any, source: Any, target: Any) -> None:
     """Copy one chunk past the caches."""
+    e = Emitter(builder, "float32", LANES["float32"])
     with e.loop(CHUNK, 4 * e.bytes) as i:
         for v in range(4):
             at = e.add(i, v * e.bytes)
             e.store(e.load(e.add(source, at)), e.add(target, at), streaming=True)
-
-
-_emit_fma, _emit_copy = (emitting(build, "float32", LANES["float32"]) for build in (_fma, _copy))
 
 
 def _multiply_add(thread, counter, x, out, scratch, add, tasks):  # noqa: ARG001
@@ -59,7 +60,7 @@ def _multiply_add(thread, counter, x, out, scratch, add, tasks):  # noqa: ARG001
         task = atomic_add(counter, 1)
         if task >= tasks:
             break
-        _emit_fma((x, out + task * SUMS * VECTOR))
+        _emit_fma(x, out + task * SUMS * VECTOR)
 
 
 def _move(thread, counter, x, out, scratch, add, tasks):  # noqa: ARG001
@@ -68,7 +69,7 @@ def _move(thread, counter, x, out, scratch, add, tasks):  # noqa: ARG001
         task = atomic_add(counter, 1)
         if task >= tasks:
             break
-        _emit_copy((x + task * CHUNK, out + task * CHUNK))
+        _emit_copy(x + task * CHUNK, out + task * CHUNK)
 
 
 MULTIPLY_ADD, MOVE = Job(_multiply_add), Job(_move)

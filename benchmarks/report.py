@@ -23,6 +23,10 @@ from benchmarks.summary import (
     ratios,
 )
 
+MEMORY = (
+    "Megabytes that a process has held at most, once it has read a network from a file of the "
+    "engine's own kind and run it three times; TensorFlow makes its own in memory."
+)
 SLOW = 1.1  # "auto" that takes longer than this times the best algorithm is named
 
 
@@ -105,6 +109,21 @@ def choices(result: Json) -> str:
             share = f"{auto.median / other.median:.2f}"
             lines.append(f"* {layer['name']}: auto takes {share} times as long as {other.variant}")
     return "\n".join(lines)
+
+
+def memory(result: Json) -> str:
+    """Peak memory of whole networks."""
+    names = engines(result, "own", "direct", "winograd")
+    rows = []
+    for layer in layers(result):
+        times = {name: best(layer, name) for name in names}
+        found = [
+            layer["engines"][name][time.variant].get("peak_bytes") if time else None
+            for name, time in times.items()
+        ]
+        if any(found):
+            rows.append([layer["name"], *(f"{n / 1e6:.0f}" if n else "-" for n in found)])
+    return table(["MB", *names], rows)
 
 
 def errors(result: Json) -> str:
@@ -195,6 +214,7 @@ def markdown(result: Json) -> str:
             "shares is that of the roofline.",
             own(result),
             choices(result),
+            *(["## Peak memory", MEMORY, text] if (text := memory(result)) else []),
             "## Errors",
             "Relative L2 norm, beside float64; of labels see `benchmarks.check.error`.",
             errors(result),

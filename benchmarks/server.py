@@ -50,6 +50,15 @@ class Server:
         _rest()
         return found
 
+    def peak(self, layer: Layer, variant: str) -> int:
+        """Most bytes of memory that this process has held, once the layer has run three times."""
+        program = self.engine.variants(layer)[variant]()
+        for _ in range(3):
+            program.run()
+        # What getrusage gives is at least what the parent had when it made this process.
+        text = Path("/proc/self/status").read_text()
+        return 1024 * int(text.partition("VmHWM:")[2].split()[0])
+
     def turn(self, variant: str, seconds: float) -> Turn:
         run = self.programs[variant].run
         gc.disable()

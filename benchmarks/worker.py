@@ -94,6 +94,11 @@ class Worker:
         found: dict[str, Any] = self._ask("prepare", layer, expected, seconds)
         return found
 
+    def peak(self, layer: Layer, variant: str) -> int:
+        """Most bytes that the process has held after it loaded and ran one layer."""
+        result: int = self._ask("peak", layer, variant)
+        return result
+
     def turn(self, variant: str, seconds: float) -> Turn:
         """Time calls for at least `seconds`."""
         result: Turn = self._ask("turn", variant, seconds)

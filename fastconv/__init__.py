@@ -5,6 +5,7 @@ taps of a kernel, ``i j`` output pixel. Weights are HWIO: ``(kh, kw, c, k)``.
 """
 
 from fastconv.convolution import conv2d, conv2d_transpose, depthwise_conv2d
+from fastconv.dtypes import label_dtype
 from fastconv.memory import aligned_empty
 from fastconv.pixelwise import argmax, resize2d, softmax
 from fastconv.plan import Plan, choose_algorithm, plan_conv2d, plan_conv2d_transpose
@@ -34,6 +35,7 @@ __all__ = [
     "get_num_threads",
     "global_avg_pool2d",
     "global_max_pool2d",
+    "label_dtype",
     "max_pool2d",
     "max_unpool2d",
     "plan_conv2d",

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastconv import shapes
 from fastconv.arrays import as_format, nhwc, out_view, remembered
+from fastconv.dtypes import label_dtype
 from fastconv.plan import backend, run_windows
 from fastconv.spec import ChannelOp, Resize2d
 
@@ -14,16 +15,27 @@ __all__ = ["argmax", "resize2d", "softmax"]
 
 @remembered
 def _resize(
-    shape: Any, dtype: Any, size: Any, method: str, coordinates: str, labels: bool, device: str
+    shape: Any,
+    dtype: Any,
+    size: Any,
+    method: str,
+    coordinates: str,
+    rows: Any,
+    above: int,
+    height: int | None,
+    labels: bool,
+    device: str,
 ) -> tuple[Any, tuple[int, ...], np.dtype[Any]]:
     """What runs a resize, and the shape and dtype of its result."""
     op = "resize2d"
-    spec = Resize2d(shape, shapes.pair(size, "size", op), method, coordinates, dtype.name)
+    rows = None if rows is None else shapes.pair(rows, "rows", op, 0)
+    size = shapes.pair(size, "size", op)
+    spec = Resize2d(shape, size, method, coordinates, dtype.name, rows, above, height)
     module = backend(device, op)
     if not labels:
         return module.plan_windows(spec), spec.out, dtype
     ChannelOp(shape, "argmax", dtype.name)  # says what is wrong without channels
-    return module.plan_windows(spec, labels=True), spec.out[:3], module.label_dtype(shape[3])
+    return module.plan_windows(spec, labels=True), spec.out[:3], label_dtype(shape[3])
 
 
 @remembered
@@ -35,12 +47,13 @@ def _channels(
     module = backend(device, kind)
     if kind == "softmax":
         return module.plan_channels(spec), spec.out, dtype
-    label = label or module.label_dtype(shape[3])
+    label = label or label_dtype(shape[3])
     return module.plan_channels(spec, label.itemsize), spec.out, label
 
 
 def resize2d(
     x: Any, size: Any, *, method: str = "bilinear", coordinates: str = "half_pixel",
+    rows: tuple[int, int] | None = None, above: int = 0, height: int | None = None,
     argmax: bool = False, data_format: str = "NHWC", device: str = "cpu",
     num_threads: int | None = None, out: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
@@ -60,6 +73,10 @@ def resize2d(
         up to one at the border (TensorFlow 2, Pillow), else a = -0.75 and a repeated border
         (TensorFlow 1, PyTorch).
     coordinates : "half_pixel", "asymmetric" or "align_corners"
+    rows : (low, high), optional
+        Make only the rows ``low <= i < high`` of the result, with the bits of the whole.
+    above, height : int, optional
+        `x` is a part of an image of `height` rows: those from `above` on.
     argmax : bool
         Give the largest channel of each pixel, as `argmax` does: the resized numbers, by far the
         largest tensor of a segmentation network, are never kept.
@@ -77,8 +94,8 @@ def resize2d(
     """
     op = "resize2d"
     image = nhwc(x, data_format, op)
-    executor, shape, dtype = _resize(image.shape, image.dtype, size, method, coordinates, argmax,
-                                     device)  # fmt: skip
+    executor, shape, dtype = _resize(image.shape, image.dtype, size, method, coordinates, rows,
+                                     above, height, argmax, device)  # fmt: skip
     if argmax:
         return run_windows(executor, image, shape, dtype, num_threads, out, op)
     y = run_windows(executor, image, shape, dtype, num_threads, out_view(out, data_format), op)

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastconv import shapes
 from fastconv.arrays import check_array, check_vector, into
+from fastconv.dtypes import label_dtype
 from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.threads import check_num_threads, get_num_threads
 from fastconv.weights import Weights
@@ -372,7 +373,7 @@ def plan_conv2d_transpose(
         raise ValueError(f"{op}: argmax needs output channels, the weights make none ({w.shape})")
     choice = module.plan_conv2d_transpose(spec, w, bias, slopes, bool(argmax))
     if argmax:
-        labels = module.label_dtype(outputs)
+        labels = label_dtype(outputs)
         return Plan(spec, choice, threads, spec.out[:3], labels, w.dtype)
     return Plan(spec, choice, threads, spec.out, w.dtype, w.dtype)
 

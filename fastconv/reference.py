@@ -155,12 +155,14 @@ def resize2d(x: ArrayLike, spec: Resize2d) -> Array:
     x = _read(x, spec.x)
     y = np.zeros(spec.out)
     rows, cols = (
-        [resize_taps(i, size, out, spec.method, spec.coordinates) for i in range(out)]
-        for size, out in zip(spec.x[1:3], spec.size, strict=True)
+        [resize_taps(i, size, out, spec.method, spec.coordinates) for i in range(*part)]
+        for size, out, part in zip(
+            (spec.whole, spec.x[2]), spec.size, (spec.wanted, (0, spec.size[1])), strict=True
+        )
     )
     for n, i, j in np.ndindex(*spec.out[:3]):
         for (row, weight_i), (col, weight_j) in itertools.product(rows[i], cols[j]):
-            y[n, i, j] += weight_i * weight_j * x[n, row, col]
+            y[n, i, j] += weight_i * weight_j * x[n, row - spec.above, col]
     return y
 
 

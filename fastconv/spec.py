@@ -265,6 +265,10 @@ class Resize2d:
     coordinates : "half_pixel", "asymmetric" or "align_corners"
         Where a pixel of the result lies in the input.
     dtype : a name in `dtypes.DTYPES`
+    rows : (int, int), optional
+        The first row of the result, and the one behind the last; default all.
+    above, height : int
+        `x` holds the rows from `above` on of an image of `height` rows; default all.
     """
 
     x: Shape
@@ -272,6 +276,9 @@ class Resize2d:
     method: str = "bilinear"
     coordinates: str = "half_pixel"
     dtype: str = "float32"
+    rows: Pair | None = None
+    above: int = 0
+    height: int | None = None
 
     def __post_init__(self) -> None:
         op = "resize2d"
@@ -284,11 +291,33 @@ class Resize2d:
                 raise ValueError(f"{op}: unknown {name} {value!r}; use {_choices(known)}")
         if 0 in self.x[1:3]:
             raise ValueError(f"{op}: no pixels to resize, the input has shape {self.x}")
+        object.__setattr__(self, "rows", self.rows or (0, self.size[0]))
+        object.__setattr__(self, "height", self.height or self.above + self.x[1])
+        _check_pair(op, "rows", self.wanted, least=0)
+        low, high = self.wanted
+        if not 0 <= low <= high <= self.size[0]:
+            raise ValueError(f"{op}: rows {self.rows} are not in a result of {self.size[0]} rows")
+        if not 0 <= self.above <= self.whole - self.x[1]:
+            raise ValueError(
+                f"{op}: an image of {self.whole} rows has no {self.x[1]} from {self.above} on"
+            )
+
+    @property
+    def wanted(self) -> Pair:
+        """The rows of the result."""
+        assert self.rows is not None  # __post_init__ filled it
+        return self.rows
+
+    @property
+    def whole(self) -> int:
+        """The rows of the image of which `x` is a part."""
+        assert self.height is not None  # __post_init__ filled it
+        return self.height
 
     @property
     def out(self) -> Shape:
         """Shape of the result."""
-        return self.x[0], *self.size, self.x[3]
+        return self.x[0], self.wanted[1] - self.wanted[0], self.size[1], self.x[3]
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import fastconv
-from fcn import native, rows
+from fcn import native, rows, scores
 from fcn.fusion import Group, groups
 from fcn.graph import INPUT, Graph, Shape
 from fcn.rows import Band
-from fcn.session import Session, makes_labels
-from fcn.steps import Step, compile_band, kernel_bytes
+from fcn.session import Session
+from fcn.steps import Step, compile_band, gives_labels, kernel_bytes
 
 __all__ = ["Bands", "Schedule", "nbytes", "segment"]
 
@@ -37,8 +37,9 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MI
 
 
 def segment(
-    session: Session, image: npt.NDArray[Any], memory: int | str | None, band: int | None
-) -> npt.NDArray[Any]:
+    session: Session, image: npt.NDArray[Any], memory: int | str | None, band: int | None,
+    planes: Sequence[str] | None,
+) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[np.float32]]]:  # fmt: skip
     """See `Session.segment`."""
     if band is not None and (type(band) is not int or band < 1):
         raise ValueError(f"segment: band is an integer >= 1, got {band!r}")
@@ -53,37 +54,22 @@ def segment(
         down = np.minimum(np.arange(low, high), height - 1)
         return session.normalise(image[down][:, across])[None]
 
-    inner = session.before_resize or session
-    runner = Bands(inner, whole)
-    if band is not None:
-        schedule = runner.schedule(band)
-    else:
-        schedule = runner.schedule_within(nbytes(memory or 0) - image.nbytes - height * width)
-    if not runner.labels:
-        return _resized(session, runner, schedule, read, (height, width), whole)
-    found: npt.NDArray[Any] | None = None
+    classes = session.model.graph.shapes(whole)[session.model.graph.output][3]
+    labels = np.empty((height, width), fastconv.label_dtype(classes))
+    found = {name: np.empty((height, width), np.float32) for name in planes or ()}
+    limit = None
+    if band is None:
+        kept = [image, labels, *found.values()]
+        limit = nbytes(memory or 0) - sum(array.nbytes for array in kept)
+    runner, schedule = session.banded(whole, not planes, band, limit)
     for low, made in runner.run(schedule, read):
-        labels = made
-        if made.ndim == 4:
-            labels = fastconv.argmax(made, num_threads=session.num_threads)
-        if found is None:
-            found = np.empty((height, width), labels.dtype)
-        here = found[low : low + labels.shape[1]]
-        here[...] = labels[0, : here.shape[0], :width]
-    assert found is not None
-    return found
-
-
-def _resized(
-    session: Session, runner: Bands, schedule: Schedule, read: Callable[[int, int], Any],
-    size: tuple[int, int], whole: Shape,
-) -> npt.NDArray[Any]:  # fmt: skip
-    """Labels of scores of another size than the picture's; these are kept."""
-    scores = np.empty(runner.known[runner.graph.output], np.float32)
-    for low, made in runner.run(schedule, read):
-        scores[:, low : low + made.shape[1]] = made
-    labels = session.labels_of(scores, whole[1:3])[0]
-    return np.ascontiguousarray(labels[: size[0], : size[1]])
+        here = slice(low, min(low + made.shape[1], height))
+        part = made[:, : here.stop - low, :width]
+        labels[here] = (part if runner.labels else session.labels_of(part))[0]
+        if planes:
+            for name, values in scores.assess(part[0], session.model.graph, planes).items():
+                found[name][here] = values
+    return labels, found
 
 
 def nbytes(memory: int | str) -> int:
@@ -226,16 +212,16 @@ class Bands:
         Its packed weights are shared.
     whole : (1, h, w, c)
         Shape of the network's input.
+    labels : bool
+        Give labels instead of scores, where the last step can.
     """
 
-    def __init__(self, session: Session, whole: Shape) -> None:
+    def __init__(self, session: Session, whole: Shape, labels: bool = False) -> None:
         self.session, self.whole, self.graph = session, whole, session.model.graph
         self.known = self.graph.shapes(whole)
         self.groups = list(groups(self.graph, self.known))
         self.algorithms = {g.last.name: self._algorithm(g) for g in self.groups}
-        at_size = self.known[self.graph.output][1:3] == whole[1:3]
-        self.labels = at_size
-        self._fused = at_size and makes_labels(self.groups[-1])
+        self.labels = labels and gives_labels(self.groups[-1], self.known)
         self._steps: dict[Any, Step] = {}
 
     def schedule(self, height: int) -> Schedule:
@@ -307,15 +293,16 @@ class Bands:
                 yield band.rows[0], out
 
     def _step(self, group: Group, band: Band) -> Step:
-        """A step for a band of that form, wherever it lies."""
+        """A step for a band of that form, wherever it lies; for a resize that matters."""
         lengths = tuple(high - low for low, high in (band.rows, *band.reads))
-        key = group.last.name, lengths, band.pad
+        where = band.rows if group.node.op in rows.RESIZES else None
+        key = group.last.name, lengths, band.pad, where
         if key not in self._steps:
             session = self.session
             self._steps[key] = compile_band(
                 group, self.known, session.model.weights, session.packed, band,
                 algorithm=self.algorithms[group.last.name], num_threads=session.num_threads,
-                labels=self._fused and group.last.name == self.graph.output,
+                labels=self.labels and group.last.name == self.graph.output,
             )  # fmt: skip
         return self._steps[key]
 
@@ -333,7 +320,7 @@ class Bands:
     def _tensors(self, schedule: Schedule) -> int:
         """Bytes of what lies between steps, and of the newest rows of the result."""
         _, _, across, channels = self.known[self.graph.output]
-        item = 4 if self._fused else 4 * channels
+        item = 4 if self.labels else 4 * channels
         return schedule.nbytes() + item * across * schedule.kept[self.graph.output]
 
     def _weights(self) -> int:

@@ -110,10 +110,12 @@ def _segment(args: argparse.Namespace) -> int:
     for photo in _progress(photos, "segment"):
         try:
             image = images.read(photo, channels=channels)
-            labels = session.segment(image, memory=args.memory)
+            labels, planes = session.segment(image, memory=args.memory, planes=args.planes)
             mask = folder / f"{photo.stem}_mask.png"
             export.save_mask(labels, mask)
             export.save_png(export.overlay(image, labels), folder / f"{photo.stem}_overlay.png")
+            for name, plane in planes.items():
+                export.save_array(plane, folder / f"{photo.stem}_{name}.npy")
         except (ValueError, OSError) as error:  # the other photos may be fine
             _complain(error)
             failed += 1
@@ -230,6 +232,10 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("photos", metavar="PHOTO", nargs="+", help="PNG or JPEG files")
     segment.add_argument("--model", default=models.PRETRAINED[0], help=MODEL_HELP)
     segment.add_argument("--memory", metavar="SIZE", help="such as 2GB: bands where it takes more")
+    segment.add_argument(
+        "--planes", type=_planes, default=(), metavar="NAMES",
+        help="write .npy files of margin, probability, entropy (those that are named)",
+    )  # fmt: skip
     segment.add_argument("--out", default="segmented", metavar="DIR", help="folder for the masks")
     train = command("train", _train, "Train a digit model in TensorFlow, with a progress bar.")
     train.add_argument(
@@ -277,6 +283,15 @@ def _size(text: str) -> tuple[int, int]:
     if not (h.isdecimal() and w.isdecimal() and int(h) and int(w)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it as 512x512")
     return int(h), int(w)
+
+
+def _planes(text: str) -> tuple[str, ...]:
+    from fcn.scores import check_planes
+
+    try:
+        return check_planes(text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _refuse_equal_names(photos: Sequence[Path]) -> None:

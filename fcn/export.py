@@ -25,6 +25,7 @@ __all__ = [
     "paint",
     "palette",
     "png",
+    "save_array",
     "save_mask",
     "save_png",
     "write_whole",
@@ -153,6 +154,13 @@ def save_mask(labels: npt.ArrayLike, path: str | os.PathLike[str]) -> None:
 def save_png(image: Image8, path: str | os.PathLike[str]) -> None:
     """Write an (h, w) gray or (h, w, 3) RGB uint8 picture as PNG, whole or not at all."""
     _save(_drawing()[0].fromarray(image), path)
+
+
+def save_array(array: npt.NDArray[Any], path: str | os.PathLike[str]) -> None:
+    """Write an array as .npy, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_whole(path, buffer.getvalue())
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

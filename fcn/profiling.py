@@ -14,6 +14,7 @@ from typing import Any
 import numpy.typing as npt
 
 import fastconv
+from fcn.graph import INPUT
 from fcn.session import Session
 from fcn.steps import Step
 
@@ -170,8 +171,8 @@ def profile(session: Session, image: npt.NDArray[Any], runs: int = 5) -> Profile
     if type(runs) is not int or runs < 1:
         raise ValueError(f"profile: runs is an integer >= 1, got {runs!r}")
     x = session.prepare(image)
-    inner, program = session.labelling(x.shape)
-    steps = [_Timed(step.group, step.band, step.shape, step.call) for step in program.steps]
+    program = session.labelling(x.shape)
+    steps = [_Timed(**vars(step)) for step in program.steps]
     watched = copy.copy(program)
     watched.steps = [*steps]
     buffers, whole, last = program.buffers(), _Times(), _Times()
@@ -180,13 +181,12 @@ def profile(session: Session, image: npt.NDArray[Any], runs: int = 5) -> Profile
             result = watched.run(x, buffers)
             if not program.labels:
                 with last:
-                    labels = session.labels_of(result, x.shape[1:3])
-    sizes = {name: math.prod(shape) for name, shape in inner.model.graph.shapes(x.shape).items()}
+                    labels = session.labels_of(result)
+    sizes = {INPUT: x.size} | {step.node.name: math.prod(step.shape) for step in steps}
     found = [_measured(step, sizes) for step in steps]
     if not program.labels:
-        way = "argmax" if result.shape[:3] == labels.shape else "resize, argmax"
         moved = result.nbytes + labels.nbytes
-        found.append(Measured("labels", way, "", labels.shape, last.median, 0, moved, None))
+        found.append(Measured("labels", "argmax", "", labels.shape, last.median, 0, moved, None))
     threads = session.num_threads or fastconv.get_num_threads()
     name = session.model.graph.name
     return Profile(name, x.shape, threads, runs, tuple(found), whole.median)

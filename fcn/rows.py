@@ -15,8 +15,9 @@ from fastconv import shapes
 from fcn.fusion import Group
 from fcn.graph import Node, Shape
 
-__all__ = ["Band", "band", "unit", "wants_all"]
+__all__ = ["RESIZES", "Band", "band", "unit", "wants_all"]
 
+RESIZES = ("resize2d", "resize2d_to", "upsample2d")
 Rows = tuple[int, int]  # the first, and the one behind the last
 
 
@@ -31,8 +32,8 @@ class Band:
     reads : tuple of (int, int)
         Rows of each of ``group.inputs``.
     pad : (int, int)
-        Rows of zeros above and below them; for a transposed convolution, or a step that upsamples,
-        rows to crop from what they give.
+        Rows of zeros above and below them; for a transposed convolution rows to crop from what
+        they give.
     """
 
     rows: Rows
@@ -64,8 +65,8 @@ def band(group: Group, known: Mapping[str, Shape], low: int, high: int) -> Band:
         first, pad = _spread(node, known, low, high)
     elif "stride" in node.attrs:
         first, pad = _slide(node, known, low, high, end)
-    elif node.op == "upsample2d":
-        first, pad = _enlarged(node, height, low, high)
+    elif node.op in RESIZES:
+        first, pad = _interpolated(node, height, known[node.name][1], low, high), (0, 0)
     else:
         first, pad = _shifted(node, height, low, high)
     others = (rows if known[name][1] > 1 else (0, 1) for name in group.inputs[1:])
@@ -78,8 +79,6 @@ def unit(group: Group, algorithm: str) -> int:
     Of a dilated convolution, the tiles of its interleaved parts begin together.
     """
     node = group.node
-    if node.op == "upsample2d":
-        return int(node.attrs["factor"][0])
     if not algorithm.startswith("winograd_f"):
         return 1
     side = int(algorithm.removeprefix("winograd_f")) * int(node.attrs["dilation"][0])
@@ -88,11 +87,8 @@ def unit(group: Group, algorithm: str) -> int:
 
 
 def wants_all(node: Node) -> bool:
-    """Whether every number depends on all rows, or its rounding on how many there are."""
-    if node.op.startswith("global_") or node.op in ("resize2d", "resize2d_to"):
-        return True
-    factor = node.attrs.get("factor", [1])[0]
-    return node.attrs.get("method") == "bilinear" and factor & (factor - 1) != 0
+    """Whether every number depends on all rows."""
+    return node.op.startswith("global_")
 
 
 def _slide(
@@ -124,12 +120,16 @@ def _spread(node: Node, known: Mapping[str, Shape], low: int, high: int) -> tupl
     return (first, last), (low - first * step, first * step + full - high)
 
 
-def _enlarged(node: Node, height: int, low: int, high: int) -> tuple[Rows, Rows]:
-    factor = node.attrs["factor"][0]
-    border = 0 if node.attrs["method"] == "nearest" else 1
-    first = max(low // factor - border, 0)
-    last = min((high - 1) // factor + 1 + border, height)
-    return (first, last), (low - first * factor, last * factor - high)
+def _interpolated(node: Node, height: int, resized: int, low: int, high: int) -> Rows:
+    """The pixels around the positions of the first and the last row, as many as bicubic reads."""
+    around = (1, 3) if node.attrs.get("method") == "bicubic" else (0, 2)
+    first, last = (
+        int(above // below)
+        for above, below in (
+            shapes.resize_source(i, height, resized, "half_pixel") for i in (low, high - 1)
+        )
+    )
+    return min(max(first - around[0], 0), height - 1), max(min(last + around[1], height), 1)
 
 
 def _shifted(node: Node, height: int, low: int, high: int) -> tuple[Rows, Rows]:

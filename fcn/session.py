@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 import fastconv
-from fcn import images
+from fcn import images, scores
 from fcn.fusion import Group, groups
 from fcn.graph import INPUT, Graph, Model, Node, Shape
-from fcn.steps import Packed, Step, compile_step, kernel_bytes
+from fcn.steps import Packed, Step, compile_step, gives_labels, kernel_bytes
 
 if TYPE_CHECKING:
+    from fcn.bands import Bands, Schedule
     from fcn.profiling import Profile
 
 __all__ = ["Session"]
@@ -49,7 +50,7 @@ class Program:
         graph, shapes = model.graph, model.graph.shapes(*inputs)
         self.outputs = set(graph.outputs.values())
         found = list(groups(graph, shapes))
-        self.labels = labels and makes_labels(found[-1])
+        self.labels = labels and gives_labels(found[-1], shapes)
         steps = {
             group.last.name: compile_step(
                 group,
@@ -104,12 +105,7 @@ class Program:
         return results
 
 
-def makes_labels(group: Group) -> bool:
-    """Whether the plan of a group can give labels instead of scores."""
-    return group.node.op == "conv2d_transpose"
-
-
-def _assign(steps: Sequence[Step], outputs: Container[str]) -> tuple[dict[str, int], list[int]]:
+def _assign(steps: Sequence[Step], outputs: Collection[str]) -> tuple[dict[str, int], list[int]]:
     """Tensor name -> buffer number, and the size of each buffer in numbers.
 
     A buffer is free again after the last step that reads its tensor; a result takes the largest
@@ -162,6 +158,7 @@ class Session:
         self.algorithm = algorithm
         # lru_cache is safe between threads: at worst two of them plan the same shape
         self._program = functools.lru_cache(PROGRAMS)(self._compile)
+        self._banded = functools.lru_cache(PROGRAMS)(self._schedule)
         self.packed: Packed = {}
         self._idle: deque[tuple[Program, dict[str, Array]]] = deque()
 
@@ -252,9 +249,22 @@ class Session:
             num_threads=self.num_threads,
         )
 
+    @overload
     def segment(
-        self, image: npt.NDArray[Any], *, memory: int | str | None = None, band: int | None = None
-    ) -> npt.NDArray[Any]:
+        self, image: npt.NDArray[Any], *, memory: int | str | None = None,
+        band: int | None = None,
+    ) -> npt.NDArray[Any]: ...  # fmt: skip
+
+    @overload
+    def segment(
+        self, image: npt.NDArray[Any], *, memory: int | str | None = None,
+        band: int | None = None, planes: Collection[str],
+    ) -> tuple[npt.NDArray[Any], dict[str, Array]]: ...  # fmt: skip
+
+    def segment(
+        self, image: npt.NDArray[Any], *, memory: int | str | None = None,
+        band: int | None = None, planes: Collection[str] | None = None,
+    ) -> npt.NDArray[Any] | tuple[npt.NDArray[Any], dict[str, Array]]:  # fmt: skip
         """The class of every pixel of one picture, at the picture's own size, whatever that is.
 
         Parameters
@@ -266,35 +276,50 @@ class Session:
             It then runs over bands of rows that are as tall as fits, with the same result.
         band : int, optional
             Rows of a band, where you know better; rounded up to the network's total stride.
+        planes : names, optional
+            What to tell beside the labels: ``"margin"``, by which the largest score leads the
+            second; ``"probability"`` of the class, ``max(p)`` with ``p = softmax(scores)``; and
+            ``"entropy"``, ``-sum(p * log(p))`` in nats.
 
         Returns
         -------
-        ndarray, (h, w), uint8 (int32 beyond 256 classes)
-            The class with the largest logit; the first one where several are equal.
+        labels : ndarray, (h, w), uint8 (int32 beyond 256 classes)
+            The class with the largest score; the first one where several are equal. Of a network
+            with one channel 1 where the score is positive, or above 0.5 if a sigmoid makes it.
+        planes : dict of str to ndarray, (h, w), float32
+            Only if they are asked for. Of a network that ends in a softmax or a sigmoid, the scores
+            are the probabilities.
 
         Raises
         ------
         ValueError, TypeError
             For an empty picture, a wrong rank, dtype or number of channels, values that are not
-            finite or lie outside [0, 1], or too little memory.
+            finite or lie outside [0, 1], an unknown plane, or too little memory.
 
         Notes
         -----
         Where the network's result is not of the picture's size, the picture is continued at the
         bottom and right with its edge pixels up to multiples of the network's total stride. If the
         result is still of another size (the article's network as printed gives half of it), the
-        logits, not the labels, are resized bilinearly. What was added is cut off.
+        scores, not the labels, are resized bilinearly. What was added is cut off.
 
         With bands, each layer keeps the rows that the next one still needs, so nothing is computed
         twice, and every bit is that of the whole picture; see `fcn.bands`.
         """
+        names = None if planes is None else scores.check_planes(planes)
         if memory is not None or band is not None:
             from fcn import bands
 
-            return bands.segment(self, image, memory, band)
-        x = self.prepare(image)
-        h, w = image.shape[:2]
-        return np.ascontiguousarray(self._labels(x)[0, :h, :w])
+            labels, found = bands.segment(self, image, memory, band, names)
+        else:
+            x = self.prepare(image)
+            h, w = image.shape[:2]
+            program = self.labelling(x.shape, bool(names))
+            (made,) = self._run(program, {INPUT: x}).values()
+            all_labels = made if program.labels else self.labels_of(made)
+            labels = np.ascontiguousarray(all_labels[0, :h, :w])
+            found = scores.assess(made[0, :h, :w], self.model.graph, names) if names else {}
+        return labels if names is None else (labels, found)
 
     def profile(self, image: npt.NDArray[Any], runs: int = 5) -> Profile:
         """Measure each step of `segment` on a picture, whole.
@@ -314,37 +339,46 @@ class Session:
 
         return profiling.profile(self, image, runs)
 
-    def _labels(self, x: Array) -> npt.NDArray[Any]:
-        """Labels (n, h, w) at the size of `x`; logits that only need resizing never get there."""
-        inner, program = self.labelling(x.shape)
-        (result,) = inner._run(program, {INPUT: x}).values()
-        return result if program.labels else self.labels_of(result, x.shape[1:3])
+    def labelling(self, shape: Shape, keep_scores: bool = False) -> Program:
+        """What `segment` runs for inputs of that shape.
 
-    def labelling(self, shape: Shape) -> tuple[Session, Program]:
-        """What `segment` runs; `labels_of` follows where the program gives no labels itself."""
-        inner = self.before_resize or self
-        return inner, inner._program((shape,), inner._fits(shape))
+        It gives labels where that is possible, unless scores are wanted; else `labels_of` has to
+        follow.
+        """
+        return self.sized(shape)._program((shape,), not keep_scores)
 
-    def labels_of(self, scores: Array, size: tuple[int, int]) -> npt.NDArray[Any]:
-        """The best class of each pixel, of scores that are resized first where that is needed."""
-        threads = self.num_threads
-        if scores.shape[1:3] == size:
-            return fastconv.argmax(scores, num_threads=threads)
-        return fastconv.resize2d(scores, size, argmax=True, num_threads=threads)
+    def sized(self, shape: Shape) -> Session:
+        """A session whose result has the size of the input: this one, or one that resizes it."""
+        return self if self._fits(shape) else self._resized
+
+    def banded(
+        self, whole: Shape, labels: bool, band: int | None, limit: int | None
+    ) -> tuple[Bands, Schedule]:
+        """What `segment` runs over bands of so many rows, or in so many bytes."""
+        return self._banded(whole, labels, band, limit)
+
+    def _schedule(
+        self, whole: Shape, labels: bool, band: int | None, limit: int | None
+    ) -> tuple[Bands, Schedule]:
+        from fcn.bands import Bands
+
+        bands = Bands(self.sized(whole), whole, labels)
+        return bands, bands.schedule_within(limit or 0) if band is None else bands.schedule(band)
+
+    def labels_of(self, made: Array) -> npt.NDArray[Any]:
+        """The class of each pixel, of scores."""
+        return scores.labels(made, self.model.graph, self.num_threads)
 
     @functools.cached_property
-    def before_resize(self) -> Session | None:
-        """The model without its last step, where that resizes to the size of the input."""
+    def _resized(self) -> Session:
+        """The model with a resize to the input's size at its end."""
         graph = self.model.graph
-        last = graph.node(graph.output)
-        if last.op != "resize2d" or last.inputs[1] != INPUT or last.inputs[0] == INPUT:
-            return None
-        nodes = tuple(node for node in graph.nodes if node is not last)
-        if any(last.name in node.inputs for node in nodes):
-            return None
-        before = Graph(graph.name, graph.channels, nodes, last.inputs[0])
-        model = replace(self.model, graph=before)
-        return Session(model, self.num_threads, self.algorithm)
+        name = max((node.name for node in graph.nodes), key=len) + " resized"
+        last = Node(name, "resize2d", (graph.output, INPUT))
+        longer = Graph(graph.name, graph.channels, (*graph.nodes, last), name)
+        session = Session(replace(self.model, graph=longer), self.num_threads, self.algorithm)
+        session.packed = self.packed
+        return session
 
     def prepare(self, image: npt.NDArray[Any]) -> Array:
         """A picture as the network's input: checked, normalised and continued as `segment` says.

@@ -18,9 +18,10 @@ from fcn.graph import Node, Shape
 from fcn.ops import CLAMPS, ELEMENTWISE
 from fcn.rows import Band
 
-__all__ = ["Packed", "Step", "compile_band", "compile_step", "kernel_bytes"]
+__all__ = ["Packed", "Step", "compile_band", "compile_step", "gives_labels", "kernel_bytes"]
 
 Array = npt.NDArray[np.float32]
+FLOAT = np.dtype(np.float32)
 Packed = dict[str, fastconv.Weights]  # name of the node -> its kernel, for all plans of a session
 
 
@@ -36,6 +37,8 @@ class Step:
         For which rows of the result.
     shape : (n, rows, w, c)
         Shape of these rows; (n, rows, w) of labels.
+    dtype : dtype
+        Of the result.
     call : function of (*inputs, out=)
         A `fastconv.Plan` where it is a convolution.
     """
@@ -43,6 +46,7 @@ class Step:
     group: Group
     band: Band
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     call: Callable[..., object]
 
     @property
@@ -56,11 +60,6 @@ class Step:
         return self.group.inputs
 
     @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the result."""
-        return np.dtype(np.float32) if self.plan is None else self.plan.dtype
-
-    @property
     def plan(self) -> fastconv.Plan | None:
         """The plan behind a convolution; None for what has no weights."""
         return self.call if isinstance(self.call, fastconv.Plan) else None
@@ -68,17 +67,15 @@ class Step:
     @property
     def way(self) -> str:
         """What computes it: an algorithm, or the operation."""
-        if self.plan is None:
-            return self.node.op
         then = self.group.then
-        parts = [self.plan.algorithm]
+        parts = [self.node.op if self.plan is None else self.plan.algorithm]
         parts += ["pool 2x2" if then.op == "max_pool2d" else then.op] if then else []
         parts += ["argmax"] if len(self.shape) == 3 else []
         return ", ".join(parts)
 
     def __call__(self, *inputs: Array) -> Array:
         """The result in a new array, from the whole of what `node` reads."""
-        out = fastconv.aligned_empty(self.shape, np.float32)
+        out = fastconv.aligned_empty(self.shape, self.dtype)
         self.run(inputs[: len(self.inputs)], out)
         return out
 
@@ -133,7 +130,7 @@ def compile_band(
     algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
     num_threads : int or None
     labels : bool
-        Give the channel with the largest number of each pixel, for a transposed convolution.
+        Give the channel with the largest number of each pixel; see `gives_labels`.
 
     Returns
     -------
@@ -180,15 +177,25 @@ def compile_band(
         size, stride = node.attrs["size"], node.attrs["stride"]
         how = {"size": size, "stride": stride, "padding": _padding(node, known, band)}
         call = functools.partial(POOLS[node.op], **how, **threads)
-    elif node.op == "upsample2d":
-        call = functools.partial(_enlarge, crop=band.pad, **node.attrs, **threads)
+    elif node.op in rows.RESIZES:
+        call = functools.partial(
+            fastconv.resize2d, size=known[node.name][1:3], rows=band.rows, argmax=labels,
+            above=band.reads[0][0], height=known[node.inputs[0]][1],
+            method=node.attrs.get("method", "bilinear"), **threads,
+        )  # fmt: skip
     elif node.op in THREADED:
         call = functools.partial(THREADED[node.op], **threads, **node.attrs)
     elif node.op == "concat":
         call = _concat
     else:
         call = functools.partial(_place, top=band.pad[0], left=_left(node))
-    return Step(group, band, out, call)
+    return Step(group, band, out, fastconv.label_dtype(channels) if labels else FLOAT, call)
+
+
+def gives_labels(group: Group, known: Mapping[str, Shape]) -> bool:
+    """Whether a step can give the channel with the largest number instead of all of them."""
+    several = known[group.last.name][3] > 1  # of one channel the largest says nothing
+    return several and group.node.op in ("conv2d_transpose", *rows.RESIZES)
 
 
 def kernel_bytes(group: Group, weights: Mapping[str, Array]) -> int:
@@ -241,13 +248,6 @@ def _left(node: Node) -> int:
     return left if node.op == "pad2d" else -left
 
 
-def _resize(x: Array, *, num_threads: int | None, out: Array, **attrs: Any) -> None:
-    """To the size of `out`, which follows from the attributes or from another tensor."""
-    method = attrs.get("method", "bilinear")
-    size = out.shape[1:3]
-    fastconv.resize2d(x, size, method=method, num_threads=num_threads, out=out)
-
-
 def _global(pool: Callable[..., Array], x: Array, *, num_threads: int | None, out: Array) -> None:
     out[:, 0, 0, :] = pool(x, num_threads=num_threads)
 
@@ -277,18 +277,6 @@ def _place(x: Array, *, top: int, left: int, out: Array) -> None:
     out[:, top : top + x.shape[1], left : left + width] = x[:, :, cut : cut + width]
 
 
-def _enlarge(
-    x: Array, *, factor: Sequence[int], method: str, crop: tuple[int, int],
-    num_threads: int | None, out: Array,
-) -> None:  # fmt: skip
-    size = x.shape[1] * factor[0], x.shape[2] * factor[1]
-    if size == out.shape[1:3]:
-        fastconv.resize2d(x, size, method=method, num_threads=num_threads, out=out)
-    else:
-        y = fastconv.resize2d(x, size, method=method, num_threads=num_threads)
-        out[...] = y[:, crop[0] : crop[0] + out.shape[1]]
-
-
 POOLS: dict[str, Callable[..., object]] = {
     "max_pool2d": fastconv.max_pool2d,
     "avg_pool2d": fastconv.avg_pool2d,
@@ -297,8 +285,6 @@ THREADED: dict[str, Callable[..., object]] = {
     "global_max_pool2d": functools.partial(_global, fastconv.global_max_pool2d),
     "global_avg_pool2d": functools.partial(_global, fastconv.global_avg_pool2d),
     "softmax": fastconv.softmax,
-    "resize2d": _resize,
-    "resize2d_to": _resize,
 }
 UFUNCS = {
     "add": np.add,

@@ -44,7 +44,10 @@ class Engine:
         manager = self.nn.create_runtime_manager((self.config,))
         manager = manager[0] if isinstance(manager, tuple) else manager
         with tempfile.TemporaryDirectory() as folder:
-            path = self._convert(layer, Path(folder))
+            path = layer.file("model.mnn", lambda path: self._convert(layer, path))
+            if path is None:
+                path = Path(folder) / "layer.mnn"
+                self._convert(layer, path)
             module = self.nn.load_module_from_file(
                 str(path), [INPUT], [OUTPUT], runtime_manager=manager, shape_mutable=False,
                 rearrange=rearrange,
@@ -61,9 +64,9 @@ class Engine:
 
         return Program(lambda: module.forward(tensor), read, alive=(manager, x))
 
-    def _convert(self, layer: Layer, folder: Path) -> Path:
+    def _convert(self, layer: Layer, target: Path) -> None:
         """ONNX file -> MNN file, whose input and output keep MNN's own layout."""
-        source, target = folder / "layer.onnx", folder / "layer.mnn"
+        source = target.with_suffix(".converted")
         source.write_bytes(model(layer))
         self.tools.mnnconvert(
             ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target),
@@ -71,4 +74,3 @@ class Engine:
         )  # fmt: skip
         if not target.exists():
             raise RuntimeError(f"MNN did not convert {layer.name}")
-        return target

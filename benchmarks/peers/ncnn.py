@@ -37,7 +37,7 @@ class Engine:
         return {name: partial(self._build, layer, whole=name == "whole batch") for name in names}
 
     def _build(self, layer: Layer, *, whole: bool) -> Program:
-        net = self._net(*network(layer))
+        net = self._net(*self._files(layer))
         x, batch = to_nchw(layer.input()), layer.x[0]
         inputs = [self._packed(part) for part in ([x] if whole else x)]
 
@@ -53,15 +53,27 @@ class Engine:
 
         return Program(run, read)
 
-    def _net(self, text: str, weights: bytes) -> Any:
+    def _files(self, layer: Layer) -> tuple[str, bytes | Path]:
+        """Text and weights of a network, from files where there are some."""
+
+        def write(path: Path) -> None:
+            text, weights = network(layer)
+            path.with_suffix(".bin").write_bytes(weights)
+            path.write_text(text)
+
+        path = layer.file("model.param", write)
+        return (path.read_text(), path.with_suffix(".bin")) if path else network(layer)
+
+    def _net(self, text: str, weights: bytes | Path) -> Any:
         net = self.ncnn.Net()
         for option in dir(net.opt):
             if option.startswith("use_") and any(t in option for t in ("fp16", "bf16", "int8")):
                 setattr(net.opt, option, False)
         net.opt.num_threads = self.threads
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "layer.bin"
-            path.write_bytes(weights)
+            path = weights if isinstance(weights, Path) else Path(folder) / "layer.bin"
+            if isinstance(weights, bytes):
+                path.write_bytes(weights)
             if net.load_param_mem(text) or net.load_model(str(path)):
                 raise RuntimeError(f"ncnn cannot load this network:\n{text}")
         return net

@@ -51,6 +51,12 @@ def model(layer: Layer) -> bytes:
     return bytes(serialised)
 
 
+def source(layer: Layer) -> bytes | str:
+    """The model, or the path of its file where there are files."""
+    path = layer.file("model.onnx", lambda path: path.write_bytes(model(layer)))
+    return model(layer) if path is None else str(path)
+
+
 class Graph:
     """Nodes and constants, grown step by step."""
 

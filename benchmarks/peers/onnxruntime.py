@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.layers import Layer
 from benchmarks.peers import Program
-from benchmarks.peers.onnx_graph import INPUT, OUTPUT, model, nchw, to_nchw, to_nhwc
+from benchmarks.peers.onnx_graph import INPUT, OUTPUT, nchw, source, to_nchw, to_nhwc
 
 
 class Engine:
@@ -30,7 +30,7 @@ class Engine:
         options.graph_optimization_level = self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
         session = self.ort.InferenceSession(
-            model(layer), options, providers=["CPUExecutionProvider"]
+            source(layer), options, providers=["CPUExecutionProvider"]
         )
         number = np.int64 if layer.labels else np.float32
         x, y = to_nchw(layer.input()), np.empty(nchw(layer.out), number)

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.layers import Layer
 from benchmarks.peers import Program
-from benchmarks.peers.onnx_graph import model, to_nchw, to_nhwc
+from benchmarks.peers.onnx_graph import source, to_nchw, to_nhwc
 
 
 class Engine:
@@ -31,7 +31,7 @@ class Engine:
         return {name: partial(self._build, layer, name) for name in ("nchw", "nhwc")}
 
     def _build(self, layer: Layer, variant: str) -> Program:
-        network, x = self.core.read_model(model(layer)), layer.input()
+        network, x = self.core.read_model(source(layer)), layer.input()
         if variant == "nhwc":
             preprocess = self.ov.preprocess.PrePostProcessor(network)
             ends = (preprocess.input(), *([] if layer.labels else [preprocess.output()]))

@@ -9,6 +9,7 @@ from benchmarks.layers import Array, Layer, Step, is_global
 from benchmarks.peers import AUTO, Program
 from fastconv import cpu
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fcn import native
 from fcn.session import Session
 
 
@@ -25,7 +26,9 @@ class Engine:
     def _build(self, layer: Layer, algorithm: str) -> Program:
         x = layer.input()
         if layer.whole is not None:
-            session = Session(layer.whole.model, self.threads)
+            whole = layer.whole
+            path = layer.file("model.npz", lambda path: native.save(whole.model, path))
+            session = Session(native.load(path) if path else whole.model, self.threads)
             return Program(lambda: session.run(x))
         steps = calls(layer, self.threads, algorithm)
         outs, y = [], x

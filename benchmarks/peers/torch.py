@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,10 @@ class Engine:
     def _build(self, layer: Layer, variant: str) -> Program:
         torch = self.torch
         steps = zip(layer.steps, layer.weights(), strict=True)
-        if layer.whole is not None:
+        traced = layer.file("model.pt", lambda path: self._trace(layer, path))
+        if traced is not None:
+            network = torch.jit.load(str(traced)).eval()
+        elif layer.whole is not None:
             network = self._network(layer.whole).eval()
         else:
             modules = [m for step, arrays in steps for m in self._modules(step, *arrays)]
@@ -48,6 +52,11 @@ class Engine:
                 return network(x)
 
         return Program(run, lambda y: to_nhwc(np.asarray(y.to_dense())))
+
+    def _trace(self, layer: Layer, path: Path) -> None:
+        assert layer.whole is not None
+        x = self.torch.from_numpy(layer.input()).permute(0, 3, 1, 2).contiguous()
+        self.torch.jit.trace(self._network(layer.whole).eval(), x).save(str(path))
 
     def _network(self, whole: Network) -> Any:
         nn, known = self.torch.nn, whole.graph.shapes(whole.x)

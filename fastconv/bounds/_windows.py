@@ -47,14 +47,15 @@ def interpolation(image: Array, spec: Resize2d) -> Array:
     """Bound for one image, shape ``spec.out[1:]``."""
     t = 2 if spec.method == "bilinear" else 4
     magnitude = np.abs(image)
-    for axis in (0, 1):
-        size, out = image.shape[axis], spec.size[axis]
+    parts = (spec.whole, spec.wanted, spec.above), (spec.x[2], (0, spec.size[1]), 0)
+    for axis, (size, (first, end), above) in enumerate(parts):
+        out = end - first
         index, weight = np.zeros((t, out), int), np.zeros((t, out))
         for i in range(out):
             for tap, (pixel, h) in enumerate(
-                resize_taps(i, size, out, spec.method, spec.coordinates)
+                resize_taps(first + i, size, spec.size[axis], spec.method, spec.coordinates)
             ):
-                index[tap, i], weight[tap, i] = pixel, abs(h)
+                index[tap, i], weight[tap, i] = pixel - above, abs(h)
         weight = weight.reshape(t, out, *[1] * (2 - axis))
         terms = [h * magnitude.take(i, axis) for i, h in zip(index, weight, strict=True)]
         magnitude = np.sum(terms, axis=0)

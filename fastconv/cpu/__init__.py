@@ -18,7 +18,6 @@ from fastconv.cpu import (
     windows,
     winograd,
 )
-from fastconv.cpu.channelwise import label_dtype
 from fastconv.cpu.cost import Cost
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 from fastconv.weights import Weights
@@ -28,7 +27,6 @@ __all__ = [
     "NAMES",
     "NATIVE",
     "choose_conv2d",
-    "label_dtype",
     "plan_channels",
     "plan_conv2d",
     "plan_conv2d_transpose",

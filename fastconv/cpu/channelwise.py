@@ -1,9 +1,5 @@
 """Argmax and softmax over the channels of each pixel."""
 
-from typing import Any
-
-import numpy as np
-
 from fastconv.cpu.intrinsics import atomic_add, call
 from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
@@ -48,8 +44,3 @@ class Channelwise(OneJob):
             channels=c, item=item, out_item=label_bytes,
         )  # fmt: skip
         self.work = pixels * c
-
-
-def label_dtype(channels: int) -> np.dtype[Any]:
-    """Type of a label: uint8 holds 256 classes, int32 any number."""
-    return np.dtype(np.uint8 if channels <= 256 else np.int32)

@@ -7,8 +7,9 @@ import numpy as np
 
 from fastconv.activations import ACTIVATIONS
 from fastconv.cpu import windows
-from fastconv.cpu.channelwise import Channelwise, label_dtype
+from fastconv.cpu.channelwise import Channelwise
 from fastconv.cpu.job import between
+from fastconv.dtypes import label_dtype
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d
 
 

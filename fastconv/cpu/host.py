@@ -9,18 +9,23 @@ import llvmlite.binding as llvm
 
 @cache
 def features() -> frozenset[str]:
-    """CPU features that Numba compiles for, as LLVM names them.
+    """CPU features that kernels are chosen for, as LLVM names them.
 
-    ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` restrict Numba, and so the kernels chosen here.
+    ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` restrict them, as they restrict Numba.
     """
     name = os.environ.get("NUMBA_CPU_NAME")
-    if "NUMBA_CPU_FEATURES" in os.environ:
-        text = os.environ["NUMBA_CPU_FEATURES"]
-    elif name is not None:
+    if name is not None and "NUMBA_CPU_FEATURES" not in os.environ:
         return frozenset(_KNOWN_CPUS.get(name, ()))
-    else:
-        text = llvm.get_host_cpu_features().flatten()
-    return frozenset(flag[1:] for flag in text.split(",") if flag.startswith("+"))
+    return frozenset(flag[1:] for flag in feature_flags().split(",") if flag.startswith("+"))
+
+
+@cache
+def feature_flags() -> str:
+    """CPU features that are compiled for, and those that are not: ``+avx2,-avx512f``."""
+    if "NUMBA_CPU_FEATURES" in os.environ:
+        return os.environ["NUMBA_CPU_FEATURES"]
+    generic = os.environ.get("NUMBA_CPU_NAME", "").lower() == "generic"
+    return "" if generic else str(llvm.get_host_cpu_features().flatten())
 
 
 # The features that rows of `kernels.KERNELS` ask for, by CPU; other names get none of them.

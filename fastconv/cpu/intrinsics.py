@@ -11,7 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from fastconv.cpu.simd import I64, POINTER, Emitter
+from fastconv.cpu.simd import I64, POINTER
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +50,6 @@ class External:
     def __call__(self, *arguments: Any) -> Any:
         """For readers and type checkers; a driver only runs compiled."""
         raise TypeError(f"{self.name} is for compiled code")
-
-
-def emitting(build: Callable[..., None], dtype: str, lanes: int) -> Intrinsic:
-    """Intrinsic ``emit(addresses)``: `build(Emitter, *addresses)` in place; a tuple of int64."""
-
-    @Intrinsic
-    def emit(builder: Any, addresses: Any) -> None:
-        build(Emitter(builder, dtype, lanes), *_unpacked(builder, addresses))
-
-    return emit
 
 
 def _returning(emit: Callable[..., Any]) -> Intrinsic:

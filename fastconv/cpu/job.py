@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from fastconv.cpu.native import Native
+from fastconv.cpu.native import Driver
 from fastconv.cpu.pool import arena, handover, run
 from fastconv.cpu.simd import I64, POINTER
 from fastconv.memory import address
@@ -17,7 +17,7 @@ Template = array  # of int64: copies and takes numbers five times as fast as Num
 COMMON = ("thread", "counter", "x", "out", "scratch", "add")
 
 
-class Job(Native):
+class Job(Driver):
     """A driver ``f(thread, counter, x, out, scratch, add, ...)`` of int64 arguments.
 
     `counter` is the address of the task counter, `x` and `out` of the arrays, `scratch` of the

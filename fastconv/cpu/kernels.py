@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fastconv.cook_toom import TILES
+from fastconv.cpu import machine
 from fastconv.cpu.host import has
-from fastconv.cpu.intrinsics import emitting
 from fastconv.cpu.micro import depthwise, finish, functions, gemm, labels, windows, winograd
-from fastconv.cpu.native import Native, define
-from fastconv.cpu.simd import LANES
+from fastconv.cpu.native import Native
+from fastconv.cpu.simd import LANES, Emitter
 from fastconv.dtypes import DTYPES, WORKING
 
 
@@ -48,16 +48,27 @@ class Kernel:
     @cached_property
     def native(self) -> Native:
         """The C function; compiled or read from the disk cache on first use."""
-        arguments, build = BUILDERS[self.kind]
-        names = ", ".join(f"a{i}" for i in range(arguments))
-        source = f"def {self.name}({names}):\n    emit(({names}))\n"
-        lanes = LANES[self.dtype] // self.split
-        emit = emitting(lambda e, *args: build(self, e, *args), self.dtype, lanes)
-        return Native(define(self.name, source, __name__, __file__, emit=emit), arguments)
+        return _Native(self)
 
     @property
     def address(self) -> int:
         return self.native.address
+
+
+class _Native(Native):
+    """A micro-kernel's code."""
+
+    def __init__(self, row: Kernel) -> None:
+        arguments, self._build = BUILDERS[row.kind]
+        super().__init__(row.name, arguments)
+        self._row = row
+
+    def _object_code(self) -> bytes:
+        row, builder = self._row, machine.function(self.name, self._arguments)
+        emitter = Emitter(builder, row.dtype, LANES[row.dtype] // row.split)
+        self._build(row, emitter, *builder.function.args)
+        builder.ret_void()
+        return machine.object_code(builder)
 
 
 # kind -> (number of arguments, builder)

@@ -1,4 +1,4 @@
-"""C functions compiled by Numba on first use and kept on disk as object code.
+"""C functions compiled on first use and kept on disk as object code.
 
 Numba's own cache is not used. Its check sees only the file that holds a function, not the
 generators that our code comes from, and to load from it a process first fills Numba's registries,
@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, cached_property
@@ -53,25 +54,17 @@ def cache_folder() -> Path | None:
         return None
 
 
-def define(name: str, source: str, module: str, file: str, **scope: Any) -> Callable[..., None]:
-    """Function `name` of generated `source`, as if it stood in `file`."""
-    space = {"__name__": module, **scope}
-    exec(compile(source, file, "exec"), space)
-    function: Callable[..., None] = space[name]
-    return function
-
-
-class Native:
+class Native(ABC):
     """``void(int64, ...)`` as a C function; compiled, or read from the cache, when first used.
 
     No two may have the same name.
     """
 
-    def __init__(self, function: Callable[..., None], arguments: int) -> None:
-        self.name = function.__name__
+    def __init__(self, name: str, arguments: int, cached: bool = True) -> None:
+        self.name = name
         self.compiled: bool | None = None  # False: read from the cache; None: not used yet
-        self._function = function
         self._arguments = arguments
+        self._cached = cached
         self._address = 0
 
     @property
@@ -88,8 +81,7 @@ class Native:
         return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * self._arguments)(self.address)
 
     def _load(self) -> int:
-        own = Path(self._function.__code__.co_filename).is_relative_to(Path(__file__).parent)
-        folder = cache_folder() if own else None  # its digest is of our own sources
+        folder = cache_folder() if self._cached else None
         file = folder / f"{self.name}.o" if folder else None
         code = _read(file)
         self.compiled = code is None
@@ -101,13 +93,27 @@ class Native:
         engine.finalize_object()
         return int(engine.get_function_address(self.name))
 
+    @abstractmethod
+    def _object_code(self) -> bytes:
+        """Compile it."""
+
+    def __repr__(self) -> str:
+        return f"<native {self.name}>"
+
+
+class Driver(Native):
+    """A Python function of int64 arguments that returns nothing, as Numba compiles it."""
+
+    def __init__(self, function: Callable[..., None], arguments: int) -> None:
+        # the cache's folder has a digest of our own sources
+        own = Path(function.__code__.co_filename).is_relative_to(Path(__file__).parent)
+        super().__init__(function.__name__, arguments, cached=own)
+        self._function = function
+
     def _object_code(self) -> bytes:
         from fastconv.cpu import compiler
 
         return compiler.object_code(self.name, self._arguments, self._function)
-
-    def __repr__(self) -> str:
-        return f"<native {self.name}>"
 
 
 def _read(file: Path | None) -> bytes | None:

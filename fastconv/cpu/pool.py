@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.cpu.intrinsics import External, atomic_load, call, load_int, store_int
-from fastconv.cpu.native import Native
+from fastconv.cpu.native import Driver, Native
 
 _mutex_init = External("pthread_mutex_init", 2)
 _mutex_lock = External("pthread_mutex_lock", 1)
@@ -112,8 +112,8 @@ def _stop(state: int) -> None:
     _mutex_unlock(state + MUTEX)
 
 
-CREATE, SERVE, STOP_POOL = Native(_create, 1), Native(_serve, 1), Native(_stop, 1)
-LAUNCH = Native(_launch, 4)
+CREATE, SERVE, STOP_POOL = Driver(_create, 1), Driver(_serve, 1), Driver(_stop, 1)
+LAUNCH = Driver(_launch, 4)
 NATIVE = (CREATE, SERVE, STOP_POOL, LAUNCH)
 
 

@@ -1,4 +1,4 @@
-"""LLVM vectors for Numba: a thin builder for what `intrinsics.emitting` puts into kernels.
+"""LLVM vectors: a thin builder for the code of micro-kernels.
 
 Numba's own vectoriser cannot keep a register tile alive across a loop (plain loops reach a
 quarter of the FMA peak here), so the micro-kernels state their vectors themselves. A vector is

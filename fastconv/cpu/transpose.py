@@ -9,7 +9,6 @@ side by side in memory; all phases share the rows of a tile.
 import numpy as np
 
 from fastconv.cpu import cost, finish, pack
-from fastconv.cpu.channelwise import label_dtype
 from fastconv.cpu.cost import Cost
 from fastconv.cpu.direct import (
     AHEAD,
@@ -24,7 +23,7 @@ from fastconv.cpu.job import Job, OneJob
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
 from fastconv.cpu.tiles import fill_tiles
-from fastconv.dtypes import ITEMSIZE, WORKING
+from fastconv.dtypes import ITEMSIZE, WORKING, label_dtype
 from fastconv.shapes import Pair
 from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.weights import Weights

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastconv import shapes
-from fastconv.cpu.channelwise import label_dtype
 from fastconv.cpu.intrinsics import atomic_add, call, load_int, store_int
 from fastconv.cpu.job import Job, between, scratch
 from fastconv.cpu.kernels import candidates, kernel
 from fastconv.cpu.simd import LANES
-from fastconv.dtypes import ITEMSIZE, WORKING
+from fastconv.dtypes import ITEMSIZE, WORKING, label_dtype
 from fastconv.memory import address
 from fastconv.spec import Pool2d, Resize2d
 
@@ -41,6 +40,19 @@ class Axis:
         """Number of taps of every output; 0 if they differ."""
         counts = np.unique(np.diff(self.starts))
         return int(counts[0]) if len(counts) == 1 else 0
+
+    def part(self, low: int, high: int, above: int, size: int) -> "Axis":
+        """Outputs ``low <= i < high``, of `size` inputs from number `above` on."""
+        begin, end = self.starts[low], self.starts[high]
+        taps = self.taps[begin:end] - above
+        if len(taps) and not 0 <= taps.min() <= taps.max() < size:
+            first, last = taps.min() + above, taps.max() + above
+            raise ValueError(
+                f"resize2d: rows {low} to {high - 1} of the result read rows {first} to {last}, "
+                f"but x holds rows {above} to {above + size - 1}"
+            )
+        starts = self.starts[low : high + 1] - begin
+        return Axis(starts, taps, self.weights[begin:end], self.divisors[low:high])
 
 
 def _axis(positions: np.ndarray, weights: np.ndarray, size: int, divisors: np.ndarray) -> Axis:
@@ -169,7 +181,10 @@ def axes(spec: Pool2d | Resize2d, repeat: bool) -> tuple[Axis, Axis]:
     """Vertical and horizontal taps."""
     sizes = list(zip(spec.x[1:3], spec.out[1:3], strict=True))
     if isinstance(spec, Resize2d):
-        down, across = (resize_axis(*both, spec.method, spec.coordinates) for both in sizes)
+        how = spec.method, spec.coordinates
+        whole = resize_axis(spec.whole, spec.size[0], *how)
+        down = whole.part(*spec.wanted, spec.above, spec.x[1])
+        across = resize_axis(*sizes[1], *how)
     else:
         down, across = (
             pool_axis(size, out, kernel, stride, pad, dilation, spec.count_include_pad, repeat)

@@ -15,10 +15,9 @@ FIRST = """
 import numpy as np, fastconv
 x, w = np.ones((1, 32, 32, 16), "f4"), np.ones((3, 3, 16, 16), "f4")
 assert fastconv.conv2d(x, w).sum() == 30 * 30 * 16 * 144
-from fastconv.cpu import direct, pool, winograd
+from fastconv.cpu import NATIVE
 from fastconv.cpu.kernels import KERNELS
-used = [n for n in (*pool.NATIVE, winograd.FUSED, winograd.FORWARD, winograd.PRODUCT,
-                    *(k.native for k in KERNELS if "native" in vars(k))) if n._address]
+used = [n for n in (*NATIVE, *(k.native for k in KERNELS if "native" in vars(k))) if n._address]
 print(len(used), sum(n.compiled is False for n in used))
 """
 

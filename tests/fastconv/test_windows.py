@@ -166,6 +166,42 @@ def test_resized_labels_are_those_of_the_resized_numbers(channels):
         np.testing.assert_array_equal(labels, expected)
 
 
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(31, 40), (5, 3)], ids=str)
+def test_parts_of_a_resize_have_the_bits_of_the_whole(method, coordinates, size):
+    x = np.random.default_rng(0).standard_normal((2, 19, 7, 5), np.float32)
+    how = {"method": method, "coordinates": coordinates}
+    whole = fastconv.resize2d(x, size, **how)
+    for rows in ((0, 3), (2, 5), (size[0] - 2, size[0]), (4, 4)):
+        part = fastconv.resize2d(x, size, rows=rows, **how)
+        np.testing.assert_array_equal(part, whole[:, slice(*rows)])
+    spec = Resize2d(x.shape, size, method, coordinates)
+    low, high = size[0] // 2, size[0] // 2 + 2
+    taps = windows.axes(spec, False)[0].part(low, high, 0, 19).taps
+    above, behind = taps.min(), taps.max() + 1
+    slab = x[:, above:behind]
+    given = {"rows": (low, high), "above": int(above), "height": 19}
+    np.testing.assert_array_equal(fastconv.resize2d(slab, size, **given, **how), whole[:, low:high])
+    part = Resize2d(slab.shape, size, method, coordinates, **given)
+    limit = bounds.resize2d(slab, part)
+    assert_within(whole[:, low:high], reference.resize2d(slab, part), limit)
+    np.testing.assert_array_equal(limit, bounds.resize2d(x, spec)[:, low:high])
+
+
+def test_parts_of_a_resize_that_do_not_fit():
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    for options, message in (
+        ({"rows": (3, 9)}, r"rows \(3, 9\) are not in a result of 8 rows"),
+        ({"rows": (3, 2)}, r"rows \(3, 2\) are not in a result"),
+        ({"above": 2, "height": 5}, "an image of 5 rows has no 4 from 2 on"),
+        ({"rows": (0, 2), "above": 4, "height": 8},
+         "rows 0 to 1 of the result read rows 0 to 2, but x holds rows 4 to 7"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"resize2d: {message}"):
+            fastconv.resize2d(x, 8, **options)
+
+
 def test_which_kernels_run():
     spec = Pool2d((1, 4, 4, 1), "max", (2, 2), (2, 2))
     assert plan_windows(spec).kernel.name == "across_max_float32_1x1_taps2"

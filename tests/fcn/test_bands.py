@@ -41,7 +41,6 @@ def assembled(session, x, height):
     """The whole result from bands, how many there were, and the schedule."""
     runner = bands.Bands(session, x.shape)
     found = np.full(runner.known[session.model.graph.output], np.nan, np.float32)
-    runner._fused = False
     count, done, schedule = 0, 0, runner.schedule(height)
     for low, made in runner.run(schedule, lambda a, b: x[:, a:b]):
         assert low == done
@@ -68,7 +67,6 @@ def whole(session, x, chosen):
 def test_bands_make_up_the_whole_bit_for_bit(name, tiles, pixels, monkeypatch):
     monkeypatch.setattr(bands, "PIXELS", pixels)
     session = session_of(WHOLE[name])
-    session = session.before_resize or session
     graph = session.model.graph
     _, *shape = session.prepared_shape(203, 61)
     x = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
@@ -105,9 +103,10 @@ def test_what_needs_all_rows_waits_for_them(monkeypatch):
     monkeypatch.setattr(bands, "PIXELS", 1)
     session = session_of(EVERY_OP["pixel_by_pixel"])
     x = np.random.default_rng(1).normal(size=(1, 640, 24, 3)).astype(np.float32)
-    found, count, schedule = assembled(session, x, 16)
+    found, _, schedule = assembled(session, x, 16)
     np.testing.assert_array_equal(found, session.run(x))
-    assert count == 1
+    names = [task.group.last.name if task.group else INPUT for task in schedule.tasks]
+    assert names.index("largest") > len(names) - names[::-1].index(INPUT) - 1
     assert schedule.kept["leaky"] == schedule.known["leaky"][1]
     assert schedule.kept[INPUT] < 100
 
@@ -152,6 +151,25 @@ def test_rows_of_an_upsampled_and_cropped_map():
     assert (band.reads, band.pad) == (((2, 4),), (7, 4))
 
 
+@pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("factor", [2, 3, [5, 2]])
+def test_upsampling_reads_what_it_needs(method, factor, monkeypatch):
+    monkeypatch.setattr(bands, "PIXELS", 1)
+    nodes = (
+        conv("c", INPUT, 4, padding="same"),
+        Node("up", "upsample2d", ("c",), {"factor": factor, "method": method}),
+        Node("fit", "resize2d_to", ("up",), {"size": [500, 31], "method": method}),
+        Node("back", "resize2d", ("fit", INPUT)),
+    )
+    session = session_of(Graph("g", 3, nodes, "back"))
+    x = np.random.default_rng(1).normal(size=(1, 190, 23, 3)).astype(np.float32)
+    found, count, schedule = assembled(session, x, 8)
+    np.testing.assert_array_equal(found, session.run(x))
+    assert count > 10
+    for name in ("c", "up", "fit"):
+        assert schedule.kept[name] < schedule.known[name][1] / 5
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 
@@ -174,6 +192,20 @@ def test_pictures_have_the_same_labels(name, monkeypatch):
         assert labels.dtype == expected.dtype
         assert labels.flags.c_contiguous
     assert len(np.unique(expected)) > 1
+
+
+def test_schedules_are_made_once(monkeypatch):
+    session, made = session_of(NARROW["fcn8s"]), []
+    init = bands.Schedule.__init__
+    monkeypatch.setattr(bands.Schedule, "__init__",
+                        lambda self, *a: (made.append(1), init(self, *a))[1])  # fmt: skip
+    for _ in range(3):
+        session.segment(picture(100, 80), memory="1GB")
+    first = len(made)
+    session.segment(picture(100, 80), memory="1GB")
+    assert len(made) == first
+    session.segment(picture(100, 80), band=32)
+    assert len(made) == first + 1
 
 
 def test_memory_limits_the_bands():

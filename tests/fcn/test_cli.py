@@ -122,6 +122,19 @@ def test_segment_writes_mask_and_overlay(capsys, tmp_path, model_file, photo):
     assert "%" in text
 
 
+def test_segment_writes_planes(capsys, tmp_path, model_file, photo):
+    run = ["segment", str(photo), "--model", model_file, "--out", str(tmp_path / "masks")]
+    assert cli.main([*run, "--planes", "margin,entropy", "--memory", "1GB"]) == 0
+    planes = Session(native.load(model_file)).segment(
+        np.array(Image.open(photo)), planes=["margin", "entropy"]
+    )[1]
+    for name, plane in planes.items():
+        np.testing.assert_array_equal(np.load(tmp_path / "masks" / f"photo_{name}.npy"), plane)
+    with pytest.raises(SystemExit):
+        cli.main([*run, "--planes", "certainty"])
+    assert "planes are margin, probability, entropy, got ['certainty']" in capsys.readouterr().err
+
+
 def test_one_bad_photo_does_not_stop_the_others(capsys, tmp_path, model_file, photo):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"not a photo")

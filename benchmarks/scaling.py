@@ -1,0 +1,78 @@
+"""Time of a whole network against the size of the picture: ``python -m benchmarks.scaling``.
+
+`Session.segment` with a limit on memory, labels included, on square pictures, each with 1.5 times
+the pixels of the one before. What grows faster than the pixels would show here.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+import fastconv
+from benchmarks import compare, networks, report
+from fcn.session import Session
+
+STEP = 1.5  # pixels of a picture over those of the one before
+
+
+def sizes(first: int, last: int) -> list[int]:
+    """Sides of the pictures."""
+    count = round(math.log((last / first) ** 2, STEP))
+    return [round(first * STEP ** (i / 2)) for i in range(count)] + [last]
+
+
+def measure(name: str, sides: Sequence[int], memory: str, threads: int, rounds: int) -> list[float]:
+    """Seconds for each size: medians of rounds that take all sizes in turn.
+
+    A picture is segmented once before its first round, so that its plans are there.
+    """
+    session = Session(networks.NETWORKS[name].model, threads)
+    channels = session.model.graph.channels
+    pixels = np.random.default_rng(0).integers(0, 256, (sides[-1], sides[-1], channels), np.uint8)
+    times: dict[int, list[float]] = {side: [] for side in sides}
+    for i in range(rounds + 1):
+        for side in sides:
+            compare.progress(f"round {i} of {rounds}, {side} x {side}")
+            image = np.ascontiguousarray(pixels[:side, :side])
+            start = time.perf_counter()
+            session.segment(image, memory=memory)
+            if i:
+                times[side].append(time.perf_counter() - start)
+    compare.progress("")
+    return [statistics.median(times[side]) for side in sides]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    parser.add_argument("--network", choices=networks.NETWORKS, default="fcn8s")
+    parser.add_argument("--first", type=int, default=256, help="side in pixels: %(default)s")
+    parser.add_argument("--last", type=int, default=4096, help="side in pixels: %(default)s")
+    parser.add_argument("--memory", default="2GB", help="%(default)s")
+    parser.add_argument("--threads", type=int, default=fastconv.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
+    options = parser.parse_args(arguments)
+    sides = sizes(options.first, options.last)
+    found = measure(options.network, sides, options.memory, options.threads, options.rounds)
+    rows = []
+    for i, (side, seconds) in enumerate(zip(sides, found, strict=True)):
+        more = "-"
+        if i:
+            exponent = math.log(seconds / found[i - 1]) / math.log((side / sides[i - 1]) ** 2)
+            more = f"{STEP**exponent:.2f}"
+        rows.append([str(side), f"{1e3 * seconds:.0f}", f"{1e9 * seconds / side**2:.0f}", more])
+    print(
+        f"{options.network}, {options.threads} threads, {options.memory}; "
+        f"{compare.machine()['cpu']}"
+    )
+    print(report.table(["side", "ms", "ns a pixel", f"time for {STEP} times the pixels"], rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
