@@ -21,7 +21,7 @@ __all__ = ["Array", "Builder", "Parts", "Tensor", "choose_outputs", "scaled_kern
 Array = NDArray[Any]
 Parts = tuple[Graph, dict[str, NDArray[np.float32]], dict[str, Origin]]  # of a `fcn.graph.Model`
 MOST_NODES = 5000  # of nested models that call each other there could be any number
-MOST_MADE = 1 << 24
+MOST_MADE = 1 << 24  # numbers that layers have by their settings alone, without an array
 FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
 
 
@@ -83,7 +83,7 @@ class Builder:
         self.nodes: dict[str, Node] = {}
         self.weights: dict[str, Any] = {}
         self._shapes = {n: (1, *size, self.channels[n]) for n, size in self.sizes.items() if size}
-        self._made = 0  # numbers that no array of the file holds
+        self._made = 0
         self._tensors: dict[str, str] = {}  # node -> the file's name of its result
         self._folded: dict[str, tuple[int, Any]] = {}  # node -> the rest of its `Origin`
 

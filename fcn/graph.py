@@ -295,7 +295,7 @@ class Origin:
     Attributes
     ----------
     tensor : str
-        Layer of a Keras file, as ``outer/inner``, ``_1`` and so on behind it for later calls; or
+        Layer of a Keras file, as ``outer/inner``, ``:1`` and so on behind it for later calls; or
         tensor of an ONNX file.
     folded : int
         How many layers, such as batch normalisations, have become part of the node's weights.

@@ -83,7 +83,7 @@ class Scope:
     prefix: str = ""
 
     def run(self, model: Config, inputs: list[Tensor]) -> dict[str, Tensor]:
-        """Add a model's nodes; its outputs by the names of the layers that make them."""
+        """Add a model's nodes; its outputs by their names, or those of their layers."""
         config = model["config"]
         layers = list(zip(config["layers"], places(config["layers"]), strict=True))
         if model["class_name"] != "Sequential":
@@ -145,17 +145,21 @@ class Scope:
             number = call[1] - first.get(place.name, 0)
             made = self._call(layer, place, [known[k] for k in keys], number)
             known |= {(*call, i): read(x, (*call, i)) for i, x in enumerate(made)}
-        seen: Counter[str] = Counter()  # a layer may give several of the outputs
-        found = {}
-        for key in outputs:
-            found[key[0] + (f"_{seen[key[0]]}" if seen[key[0]] else "")] = known[key]
-            seen[key[0]] += 1
+        if isinstance(config["output_layers"], dict):
+            return dict(zip(config["output_layers"], map(known.__getitem__, outputs), strict=True))
+        found: dict[str, Tensor] = {}
+        for key in outputs:  # of which one layer may give several
+            name, number = key[0], 0
+            while name in found:
+                number += 1
+                name = f"{key[0]}:{number}"
+            found[name] = known[key]
         return found
 
     def _call(self, layer: Config, place: Place, inputs: list[Tensor], number: int) -> list[Tensor]:
         """Add what one call of a layer does; its results, of which only models have several."""
         kind, config, trail = layer["class_name"], layer["config"], (*self.trail, place)
-        name = f"{self.prefix}{place.name}" + (f"_{number}" if number else "")
+        name = f"{self.prefix}{place.name}" + (f":{number}" if number else "")
         if kind in CONTAINERS:
             inside = Scope(self.builder, self.store, trail, f"{name}/")
             return list(inside.run(layer, inputs).values())

@@ -55,10 +55,15 @@ class _Writer:
     def __init__(self, model: Model) -> None:
         self.onnx: Any = require("onnx", extra="onnx", purpose="writing ONNX models")
         self.graph, self.weights = model.graph, model.weights
+        make = self.onnx.helper
+        opset = make.make_opsetid("", OPSET)
+        self.proto = make.make_model(
+            make.make_graph([], self.graph.name, [], []),
+            opset_imports=[opset], ir_version=IR, producer_name="fcn",
+        )  # fmt: skip
+        self.nodes = self.proto.graph.node
         self.channels = dict(self.graph.inputs)
         self.taken = {*self.graph.inputs, *self.graph.outputs, *(n.name for n in self.graph.nodes)}
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
 
     def serialised(self) -> bytes:
         """The file."""
@@ -78,14 +83,12 @@ class _Writer:
                     raise ValueError(f"{self.graph.name}: the output {name!r} is not that node")
                 self.node("Identity", node_name)
                 self.nodes[-1].output[0] = name
-        make = self.onnx.helper
-        values = self.graph.inputs, self.graph.outputs
-        inputs, outputs = ([self._value(*pair) for pair in part.items()] for part in values)
-        whole = make.make_graph(self.nodes, self.graph.name, inputs, outputs, self.constants)
-        opset = make.make_opsetid("", OPSET)
-        proto = make.make_model(whole, opset_imports=[opset], ir_version=IR, producer_name="fcn")
-        self.onnx.checker.check_model(proto)
-        return bytes(proto.SerializeToString())
+        ends = self.proto.graph
+        ends.input.extend(self._value(*pair) for pair in self.graph.inputs.items())
+        ends.output.extend(self._value(*pair) for pair in self.graph.outputs.items())
+        data = bytes(self.proto.SerializeToString())
+        self.onnx.checker.check_model(data)
+        return data
 
     def _value(self, name: str, tensor: str | int) -> Any:
         """An input, with its channels, or an output, with the node that makes it."""
@@ -108,9 +111,9 @@ class _Writer:
 
     def constant(self, value: Any, name: str = "") -> str:
         """Add an array of weights, or of numbers that are known."""
-        name = self._unique(name or f"constant:{len(self.constants)}")
-        array = np.asarray(value, order="C")
-        self.constants.append(self.onnx.numpy_helper.from_array(array, name))
+        constants = self.proto.graph.initializer
+        name = self._unique(name or f"constant:{len(constants)}")
+        constants.append(self.onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def weight(self, node: Node, kind: str, change: Callable[[Array], Array]) -> list[str]:

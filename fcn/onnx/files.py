@@ -20,7 +20,8 @@ from fcn._extras import require
 from fcn.building import Array, Builder, choose_outputs
 from fcn.graph import INPUT, Model
 from fcn.onnx import constants
-from fcn.onnx.operators import OPERATORS, UNCHANGED, Call
+from fcn.onnx.call import Call
+from fcn.onnx.operators import OPERATORS, UNCHANGED
 
 OPSETS = (9, 23)
 
