@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fastconv import shapes
 from fcn.fusion import Group
 from fcn.graph import Node, Shape
+from fcn.ops import transposed
 
 __all__ = ["RESIZES", "Band", "band", "unit", "wants_all"]
 
@@ -109,10 +110,7 @@ def _slide(
 def _spread(node: Node, known: Mapping[str, Shape], low: int, high: int) -> tuple[Rows, Rows]:
     attrs, hw = node.attrs, known[node.inputs[0]][1:3]
     step, reach = attrs["stride"][0], (attrs["kernel"][0] - 1) * attrs["dilation"][0]
-    kernel, stride, dilation = (tuple(attrs[key]) for key in ("kernel", "stride", "dilation"))
-    pads, _ = shapes.resolve_transpose_padding(
-        attrs["padding"], hw, kernel, stride, dilation, node.op
-    )
+    pads, _ = transposed(attrs, hw)
     low, high = low + pads[0][0], high + pads[0][0]  # of what is not cropped
     first = max(min(-((reach - low) // step), low // step), 0)
     first, last = min(first, hw[0] - 1), min((high - 1) // step + 1, hw[0])

@@ -15,7 +15,7 @@ from fastconv import shapes
 from fcn import native, rows
 from fcn.fusion import Group
 from fcn.graph import Node, Shape
-from fcn.ops import CLAMPS, ELEMENTWISE
+from fcn.ops import CLAMPS, ELEMENTWISE, transposed
 from fcn.rows import Band
 
 __all__ = ["Packed", "Step", "compile_band", "compile_step", "gives_labels", "kernel_bytes"]
@@ -230,7 +230,7 @@ def _cropped(group: Group, known: Mapping[str, Shape], band: Band) -> dict[str, 
     node, attrs = group.node, group.node.attrs
     kernel, stride, dilation = (tuple(attrs[key]) for key in ("kernel", "stride", "dilation"))
     hw = known[node.inputs[0]][1:3]
-    pads, _ = shapes.resolve_transpose_padding(attrs["padding"], hw, kernel, stride, dilation, "")
+    pads, _ = transposed(attrs, hw)
     left = pads[1][0] + (group.then.attrs["offset"][1] if group.then else 0)
     width = known[group.last.name][2]
     right = (hw[1] - 1) * stride[1] + (kernel[1] - 1) * dilation[1] + 1 - left - width

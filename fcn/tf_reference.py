@@ -195,7 +195,8 @@ def _layer(node: Node, dtype: str, weights: Weights, **changes: Any) -> Any:
     if node.op == "conv2d_transpose":
         taps = zip(attrs["kernel"], attrs["dilation"], strict=True)
         arguments["kernel_size"] = [(k - 1) * d + 1 for k, d in taps]
-        return layers.Conv2DTranspose(attrs["filters"], **arguments)
+        more = attrs["output_padding"]
+        return layers.Conv2DTranspose(attrs["filters"], output_padding=more, **arguments)
     activation = _function(attrs["activation"], attrs["alpha"])
     arguments |= {"dilation_rate": attrs["dilation"], "activation": activation} | changes
     if node.op == "depthwise_conv2d":

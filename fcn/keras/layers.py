@@ -87,13 +87,12 @@ def _separable(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _transposed(layer: Layer, x: Tensor) -> Tensor:
-    layer.insist("leave it out", output_padding=None)
     (kh, kw), filters = _pair(layer["kernel_size"]), layer["filters"]
-    name, bias = layer.name, bool(layer["use_bias"])
+    name, bias, more = layer.name, bool(layer["use_bias"]), layer.get("output_padding")
     y = layer.builder.add(
         name, "conv2d_transpose", [x], filters=filters, kernel=[kh, kw],
         stride=_pair(layer["strides"]), dilation=_pair(layer.get("dilation_rate", 1)),
-        padding=layer["padding"], use_bias=bias,
+        padding=layer["padding"], output_padding=more and _pair(more), use_bias=bias,
     )  # fmt: skip
     layer.builder.weights[f"{name}/kernel"] = layer.array(
         0, ("kernel",), kh, kw, filters, x.channels

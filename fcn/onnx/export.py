@@ -17,6 +17,7 @@ from fcn.building import Array
 from fcn.export import write_whole
 from fcn.graph import Model, Node
 from fcn.layouts import to_channels_first
+from fcn.ops import transposed
 
 __all__ = ["save"]
 
@@ -163,13 +164,10 @@ def _padding(node: Node, window: str) -> dict[str, Any]:
 
 
 def _crop_of_transposed(node: Node) -> dict[str, Any]:
-    """Ours is as long as the kernel reaches, or as the strides do, which "same" makes exact."""
-    attrs = node.attrs
-    windows = zip(attrs["kernel"], attrs["dilation"], attrs["stride"], strict=True)
-    past = [(k - 1) * d + 1 - s for k, d, s in windows]
-    crop = [max(p, 0) if attrs["padding"] == "same" else 0 for p in past]
-    pads = [c // 2 for c in crop] + [c - c // 2 for c in crop]
-    return {"pads": pads, "output_padding": [max(-p, 0) for p in past]}
+    """It is the same for images of any size."""
+    (top, bottom), (left, right) = transposed(node.attrs, (1, 1))[0]
+    past = [max(-end, 0) for end in (bottom, right)]
+    return {"pads": [top, left, max(bottom, 0), max(right, 0)], "output_padding": past}
 
 
 def _activated(w: _Writer, node: Node, x: str) -> None:

@@ -56,21 +56,15 @@ def _conv_transpose(call: Call) -> Tensor:
     if kernel.ndim != 4:
         raise ValueError(f"its kernel has {kernel.ndim} axes; only 2D convolutions are supported")
     size, stride = list(kernel.shape[2:]), list(call.get("strides", [1, 1]))
-    dilation = list(call.get("dilations", [1, 1]))
+    top, left, bottom, right = call.get("pads", [0, 0, 0, 0])
+    more = list(call.get("output_padding", [0, 0]))
     y = call.builder.add(
         call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1] * groups, kernel=size,
-        stride=stride, dilation=dilation, groups=groups, use_bias=bias is not None,
+        stride=stride, dilation=list(call.get("dilations", [1, 1])), groups=groups,
+        output_padding=more, use_bias=bias is not None,
     )  # fmt: skip
     _keep(call, kernel, bias)
-    top, left, bottom, right = call.get("pads", [0, 0, 0, 0])
-    more = call.get("output_padding", [0, 0])
-    # ours is as long as the kernel reaches, or as the strides do
-    spans = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
-    longer = [max(s - span, 0) for span, s in zip(spans, stride, strict=True)]
-    ends = [e - m + n for e, m, n in zip((bottom, right), more, longer, strict=True)]
-    if min(ends) < 0:
-        raise ValueError(f"output_padding={more} beyond pads is not supported")
-    sides = [[top, ends[0]], [left, ends[1]]]
+    sides = [[top, bottom], [left, right]]
     return call.builder.add(f"{call.name}/crop", "trim2d", [y], sides=sides) if any(
         map(any, sides)
     ) else y  # fmt: skip

@@ -112,8 +112,10 @@ def in_groups():
         Node("slopes", "activation", ("up",), {"activation": "prelu"}),
         conv("c", "slopes", 4, groups=4, dilation=[2, 1], padding="same", use_bias=False),
         Node("same", "conv2d_transpose", ("c",), {"filters": 6, "padding": "same", **up}),
-    )
-    return Graph("in_groups", 3, nodes, "same")
+        Node("more", "conv2d_transpose", ("same",), {"filters": 3, "kernel": [1, 2],
+                                                     "stride": [3, 2], "output_padding": [1, 1]}),
+    )  # fmt: skip
+    return Graph("in_groups", 3, nodes, "more")
 
 
 EVERY_OP = {g.name: g for g in (named_padding(), explicit_padding(), pixel_by_pixel(), in_groups())}
@@ -191,7 +193,8 @@ def oracle_conv2d_transpose(x, w, b, a):
     taps = [(p * dh, q * dw, w[p, q]) for p, q in np.ndindex(w.shape[:2])]
     kh, kw = taps[-1][0] + 1, taps[-1][1] + 1
     n, h, v, _ = x.shape
-    full = np.zeros((n, (h - 1) * sh + max(kh, sh), (v - 1) * sw + max(kw, sw), w.shape[2]))
+    more = a["output_padding"] or [max(sh - kh, 0), max(sw - kw, 0)]
+    full = np.zeros((n, (h - 1) * sh + kh + more[0], (v - 1) * sw + kw + more[1], w.shape[2]))
     for p, q, tap in taps:
         full[:, p : p + (h - 1) * sh + 1 : sh, q : q + (v - 1) * sw + 1 : sw] += x @ tap.T
     if a["padding"] == "same":

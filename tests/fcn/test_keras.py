@@ -97,6 +97,8 @@ def layers_of(keras):
         "Conv2DTranspose": [
             k.Conv2DTranspose(4, 2, strides=2, activation="tanh"),
             k.Conv2DTranspose(4, 4, strides=2, padding="same", use_bias=False),
+            k.Conv2DTranspose(4, 3, strides=2, padding="same", output_padding=0),
+            k.Conv2DTranspose(4, (2, 3), strides=(3, 2), output_padding=(2, 1)),
         ],
         "Dense": [k.Dense(5, activation="gelu")],
         "BatchNormalization": [

@@ -74,6 +74,8 @@ CASES = [
     one("depthwise_conv2d", kernel=4, multiplier=2, padding="same", stride=2, activation="elu"),
     one("conv2d_transpose", filters=4, kernel=[2, 5], stride=[3, 2]),
     one("conv2d_transpose", filters=4, kernel=[2, 5], stride=[3, 2], padding="same"),
+    one("conv2d_transpose", filters=4, kernel=3, stride=[2, 3], padding="same", output_padding=0),
+    one("conv2d_transpose", filters=4, kernel=[3, 1], stride=[2, 3], output_padding=[1, 2]),
     one("conv2d_transpose", filters=4, kernel=3, dilation=[2, 1], padding="same", groups=2),
     *(
         one(op, size=3, stride=2, **attrs)
