@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from fcn.graph import INPUT, Graph, Node, Origin
 from fcn.ops import ACTIVATIONS, CLAMPS
 
-__all__ = ["Array", "Builder", "Parts", "Tensor", "choose_outputs", "scaled_kernel"]
+__all__ = ["NOT_FIXED", "Array", "Builder", "Parts", "Tensor", "choose_outputs", "scaled_kernel"]
 
 Array = NDArray[Any]
 Parts = tuple[Graph, dict[str, NDArray[np.float32]], dict[str, Origin]]  # of a `fcn.graph.Model`
 MOST_NODES = 5000  # of nested models that call each other there could be any number
 MOST_MADE = 1 << 24  # numbers that layers have by their settings alone, without an array
+NOT_FIXED = "it needs a model whose input has a fixed height and width"
 FOLDS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")  # batch normalisation goes into these
 
 
@@ -142,7 +143,7 @@ class Builder:
     def shape_of(self, x: Tensor) -> tuple[int, int, int]:
         """Height, width and channels of a tensor."""
         if not self.fixed:
-            raise ValueError("it needs a model whose input has a fixed height and width")
+            raise ValueError(NOT_FIXED)
         return self._shapes[x.node][1:]
 
     def scaled(self, name: str, x: Tensor, factor: Any, summand: Any, centre: Any = 0.0) -> Tensor:

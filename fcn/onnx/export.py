@@ -73,10 +73,10 @@ class _Writer:
             self.channels[node.name] = node.rule.channels(node.attrs, read)
             count = len(self.nodes)
             WRITERS[node.op](self, node)
-            first, *others = self.nodes[count:]
-            first.name = node.name
-            for other in others:
-                other.name = self._unique(f"{node.name}/{other.op_type}")
+            made = self.nodes[count:]
+            main = next(one for one in made if one.input[0] == node.inputs[0])
+            for one in made:
+                one.name = node.name if one is main else self._unique(f"{node.name}/{one.op_type}")
             self.nodes[-1].output[0] = node.name
         for name, node_name in self.graph.outputs.items():
             if name != node_name:

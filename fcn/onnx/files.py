@@ -17,10 +17,11 @@ import numpy as np
 
 from fcn._errors import reason
 from fcn._extras import require
-from fcn.building import Array, Builder, choose_outputs
+from fcn.building import NOT_FIXED, Array, Builder, choose_outputs
 from fcn.graph import INPUT, Model
 from fcn.onnx import constants
 from fcn.onnx.call import Call
+from fcn.onnx.constants import Size
 from fcn.onnx.operators import OPERATORS, UNCHANGED
 
 OPSETS = (9, 23)
@@ -106,6 +107,10 @@ class _Importer:
         except (ValueError, KeyError) as error:
             text = f"there is no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{where}: {text}") from error
+        except TypeError as error:
+            if self.builder.fixed:
+                raise
+            raise ValueError(f"{where}: {NOT_FIXED}") from error
         name = node.output[0]
         self.tensors[name] = replace(made, sole=made.sole and self.readers[name] == 1)
 
@@ -130,8 +135,10 @@ class _Importer:
         name = node.output[0]
         if node.op_type == "Shape" and node.input[0] in self.tensors:
             x = self.tensors[node.input[0]]
-            h, w, c = self.builder.shape_of(x)
-            shape = np.array([self.batch, c] if x.vector else [self.batch, c, h, w])
+            sides: tuple[Any, Any] = Size(x.node, 0), Size(x.node, 1)
+            if self.builder.fixed:
+                sides = self.builder.shape_of(x)[:2]
+            shape = np.array([self.batch, x.channels, *(() if x.vector else sides)])
             self.constants[name] = shape[attrs.get("start", 0) : attrs.get("end")]
             return True
         if any(i and i not in self.constants for i in node.input):

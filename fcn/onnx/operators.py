@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from fcn.building import Array, Tensor
+from fcn.building import NOT_FIXED, Array, Tensor
 from fcn.layouts import from_channels_first
 from fcn.onnx.call import Call
+from fcn.onnx.constants import node_of
+from fcn.ops import transposed
 
 UNCHANGED = ("Identity", "Dropout")
+HALF_PIXEL = ("half_pixel", "pytorch_half_pixel")
 ENDLESS = 2**31 - 1  # how exporters say "up to the end": this or more
 
 
@@ -55,19 +59,31 @@ def _conv_transpose(call: Call) -> Tensor:
     kernel, bias, groups = call.weights(1), call.constant(2), call.get("group", 1)
     if kernel.ndim != 4:
         raise ValueError(f"its kernel has {kernel.ndim} axes; only 2D convolutions are supported")
-    size, stride = list(kernel.shape[2:]), list(call.get("strides", [1, 1]))
     top, left, bottom, right = call.get("pads", [0, 0, 0, 0])
-    more = list(call.get("output_padding", [0, 0]))
+    down, across = more = list(call.get("output_padding", [0, 0]))
+    window: dict[str, Any] = {
+        "kernel": list(kernel.shape[2:]),
+        "stride": list(call.get("strides", [1, 1])),
+        "dilation": list(call.get("dilations", [1, 1])),
+    }
+    crop = (top, bottom - down), (left, right - across)
+    sides = [[top, bottom], [left, right]]
+    padding: dict[str, Any] = {
+        "padding": "valid",
+        "output_padding": more,
+    }  # and what is left to crop
+    for name in ("valid", "same"):
+        usual = {"padding": name, "output_padding": None}
+        if transposed({**window, **usual}, (1, 1))[0] == crop:
+            padding, sides = usual, []
     y = call.builder.add(
-        call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1] * groups, kernel=size,
-        stride=stride, dilation=list(call.get("dilations", [1, 1])), groups=groups,
-        output_padding=more, use_bias=bias is not None,
+        call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1] * groups, groups=groups,
+        use_bias=bias is not None, **window, **padding,
     )  # fmt: skip
     _keep(call, kernel, bias)
-    sides = [[top, bottom], [left, right]]
-    return call.builder.add(f"{call.name}/crop", "trim2d", [y], sides=sides) if any(
-        map(any, sides)
-    ) else y  # fmt: skip
+    if not any(map(any, sides)):
+        return y
+    return call.builder.add(f"{call.name}/crop", "trim2d", [y], sides=sides)
 
 
 def _batch_norm(call: Call) -> Tensor:
@@ -205,29 +221,37 @@ def _concat(call: Call) -> Tensor:
     return replace(call.builder.add(call.name, "concat", inputs), vector=vector)
 
 
+def _sides(call: Call, index: int, of_channels: int) -> list[Any] | None:
+    """What an input says of height and width; None where it says nothing."""
+    found = call.constant(index)
+    if found is None or not found.size:
+        return None
+    axes = (axis % 4 for axis in call.get("axes", range(4)))
+    said = dict(zip(axes, found.tolist(), strict=True))
+    if not {2, 3} <= said.keys() or said.get(1, of_channels) != of_channels:
+        raise ValueError(f"{found.tolist()} is not supported; resize height and width")
+    return [said[2], said[3]]
+
+
 def _resize(call: Call) -> Tensor:
-    """To sizes, or by factors; to the size of the model's input where that is what it is."""
+    """To sizes, or by factors; to the size of another tensor where that is what it is."""
     mode = call.get("mode", "nearest")
     method = {"linear": "bilinear", "nearest": "nearest"}.get(mode)
     if method is None:
         raise ValueError(f"mode={mode!r} is not supported; use linear or nearest")
-    first = 1 if len(call.inputs) == 2 else 2
-    scales = call.constant(first)
-    sizes = call.constant(3)
-    if sizes is not None and sizes.size == 4:
-        size = [int(v) for v in sizes[2:]]
-        factor = None
-    elif scales is not None and scales.size == 4:
-        rows, cols = (float(v) for v in scales[2:])
-        factor = [rows, cols]
-        h, w, _ = call.builder.shape_of(call.x) if call.builder.fixed else (0, 0, 0)
-        size = [math.floor(h * rows), math.floor(w * cols)]
-    else:
-        raise ValueError("sizes or scales are wanted for all four axes")
     place = call.get("coordinate_transformation_mode", "half_pixel")
     place = "asymmetric" if len(call.inputs) == 2 else place
-    before = call.builder.shape_of(call.x)[:2] if call.builder.fixed else None
-    if factor is None and before and all(s % b == 0 for s, b in zip(size, before, strict=True)):
+    factor = _sides(call, 1 if len(call.inputs) == 2 else 2, 1)
+    size = _sides(call, 3, call.x.channels)
+    like = node_of(size) if size else None
+    if like and method == "bilinear" and place in HALF_PIXEL:
+        return call.builder.add(call.name, "resize2d", [call.x, Tensor(like, 0)])
+    before = call.builder.shape_of(call.x)[:2] if call.builder.fixed else (0, 0)
+    if size is None:
+        if factor is None:
+            raise ValueError("sizes or scales are wanted")
+        size = [math.floor(b * f) for b, f in zip(before, factor, strict=True)]
+    elif all(before) and all(s % b == 0 for s, b in zip(size, before, strict=True)):
         factor = [s / b for s, b in zip(size, before, strict=True)]
     whole = factor is not None and all(f == int(f) and f >= 1 for f in factor)
     rounding = call.get("nearest_mode", "round_prefer_floor" if len(call.inputs) > 2 else "floor")
@@ -235,7 +259,7 @@ def _resize(call: Call) -> Tensor:
         ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "floor"),
         ("pytorch_half_pixel", "floor"), ("half_pixel", "round_prefer_ceil"),
     )  # fmt: skip
-    if not repeats and (method == "nearest" or place not in ("half_pixel", "pytorch_half_pixel")):
+    if not repeats and (method == "nearest" or place not in HALF_PIXEL):
         raise ValueError(f"{mode} with {place} coordinates is not supported; use half_pixel")
     alike = [x for x in call.builder.inputs if call.builder.sizes[x.node] == tuple(size)]
     if method == "bilinear" and alike:
@@ -245,8 +269,8 @@ def _resize(call: Call) -> Tensor:
         return call.builder.add(
             call.name, "upsample2d", [call.x], factor=whole_factor, method=method
         )
-    if not all(size):
-        raise ValueError("it needs a model whose input has a fixed height and width")
+    if not all(type(s) is int and s > 0 for s in size):
+        raise ValueError(NOT_FIXED)
     return call.builder.add(call.name, "resize2d_to", [call.x], size=size, method=method)
 
 
@@ -270,6 +294,8 @@ def _slice(call: Call) -> Tensor:
     starts, ends = (call.option(key, i) for i, key in enumerate(("starts", "ends"), 1))
     axes, steps = call.option("axes", 3, range(len(starts))), call.option("steps", 4, [1] * 4)
     sides = {2: [0, 0], 3: [0, 0]}
+    if [a % 4 for a in axes] == [2, 3] and set(steps) == {1} and (like := node_of(ends, starts)):
+        return call.builder.add(call.name, "crop", [call.x, Tensor(like, 0)], offset=list(starts))
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=False):
         side = sides.get(axis % 4)
         if side is None or step != 1 or call.x.vector:

@@ -326,8 +326,9 @@ def torch_networks(torch):
     return {"fcn_resnet": FcnResNet, "deeplab": DeepLab, "unet": UNet}
 
 
+@pytest.mark.parametrize("sizes", ["fixed", "open"])
 @pytest.mark.parametrize("name", ["fcn_resnet", "deeplab", "unet"])
-def test_exported_networks_agree(name, tmp_path):
+def test_exported_networks_agree(name, sizes, tmp_path):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     model = torch_networks(torch)[name]().eval()
@@ -339,8 +340,11 @@ def test_exported_networks_agree(name, tmp_path):
     x, path = torch.from_numpy(numbers((1, 3, 64, 48))), tmp_path / f"{name}.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
-        torch.onnx.export(model, (x,), path, dynamo=False, opset_version=OPSET,
+        axes = {"x": {2: "h", 3: "w"}} if sizes == "open" else {}
+        torch.onnx.export(model, (x,), path, dynamo=False, opset_version=OPSET, dynamic_axes=axes,
                           input_names=["x"], output_names=["y"])  # fmt: skip
+    if sizes == "open":
+        x = torch.from_numpy(numbers((1, 3, 48, 72), 1))
     loaded = fcn.load(path)
     ours = Session(loaded).run(np.ascontiguousarray(x.numpy().transpose(0, 2, 3, 1)))
     theirs = run(path, x.numpy())
@@ -351,8 +355,8 @@ def test_exported_networks_agree(name, tmp_path):
     fcn.onnx.save(loaded, path)  # and back
     error = np.linalg.norm(run(path, x.numpy(), "input") - exact) / np.linalg.norm(exact)
     assert error <= max(4 * reference, 5e-6), (error, reference)
-    if name == "fcn_resnet":  # the exporter has fixed the sizes inside the others
-        assert loaded.graph.nodes[-1].op == "resize2d"  # so that any size may come
+    if name == "fcn_resnet" or sizes == "open":  # else the exporter has fixed sizes inside
+        assert name == "unet" or loaded.graph.nodes[-1].op == "resize2d"  # so any size may come
         assert Session(loaded).segment(np.zeros((37, 50, 3), np.uint8)).shape == (37, 50)
 
 
@@ -384,6 +388,32 @@ def test_what_is_not_understood_is_named(nodes, message, tmp_path):
     ]  # fmt: skip
     path = write(tmp_path / "m.onnx", nodes, constants)
     with pytest.raises(ValueError, match=message):
+        fcn.load(path)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [("Shape", "x", "s", {}), ("Mul", "st", "d", {}), ("Resize", ["x", "", "", "d"], "y", {})],
+        [
+            ("Shape", "x", "s", {}),
+            ("Add", "st", "d", {}),
+            ("Resize", ["x", "", "", "d"], "y", {"mode": "linear"}),
+        ],
+        [("Shape", "x", "s", {"start": 2}), ("Slice", "xtsa", "y", {})],
+        [("Shape", "x", "s", {}), ("Reshape", "xs", "y", {})],
+        [("Flatten", "x", "y", {})],
+    ],
+    ids=["product", "sum", "slice", "reshape", "flatten"],
+)
+def test_sizes_that_are_open_are_only_those_of_tensors(nodes, tmp_path):
+    constants = [("t", np.array([1, 1])), ("a", np.array([2, 3]))]
+    if nodes[1:] and nodes[1][0] in ("Mul", "Add"):
+        constants[0] = ("t", np.array([0, 0, 2, 2]))
+    path = write(tmp_path / "m.onnx", nodes, constants, shape=(1, 6, "h", "w"))
+    with pytest.raises(
+        ValueError, match=r"'n/[yd]' \(\w+\): it needs a model whose input has a fixed"
+    ):
         fcn.load(path)
 
 
