@@ -69,6 +69,8 @@ def _weights(graph: Graph, arrays: Mapping[str, NDArray[np.float32]]) -> Weights
         bias = arrays.get(f"{node.name}.bias")
         if norm := _norm(node.name, arrays):
             scale, shift, mean, variance = (arrays[f"{norm}.{p}"].astype(float) for p in NORM)
+            if not np.all(variance + EPSILON > 0):
+                raise ValueError(f"a variance in {norm!r} is not positive")
             factor = scale / np.sqrt(variance + EPSILON)
             kernel = scaled_kernel(node, kernel, factor)
             bias = ((0.0 if bias is None else bias) - mean) * factor + shift

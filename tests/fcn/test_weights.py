@@ -289,6 +289,22 @@ def test_every_array_that_does_not_fit_is_listed(tmp_path):
         fcn.load(path, architecture=RESNET)
 
 
+def test_normalisation_by_hand(tmp_path):
+    """The convolution gives 2 x and 3 x + 1; means 1 and 2, variances 4 and 1, nearly."""
+    norm = {"weight": (1, 2), "bias": (0, 5), "running_mean": (1, 2),
+            "running_var": (4 - 1e-5, 1 - 1e-5)}  # fmt: skip
+    graph = Graph("g", 1, (Node("conv1", "conv2d", ("input",), {"filters": 2, "kernel": 1}),),
+                  "conv1")  # fmt: skip
+    arrays = {f"bn1.{key}": np.float32(v) for key, v in norm.items()}
+    arrays |= {"conv1.weight": ARRAYS["a.weight"], "conv1.bias": np.float32([0, 1])}
+    model = fcn.load(written(tmp_path / "w.safetensors", arrays), architecture=graph)
+    y = Session(model).run(np.float32([[[1], [3]]]))
+    np.testing.assert_allclose(y, [[[0.5, 9], [2.5, 21]]], rtol=0, atol=1e-5)
+    arrays["bn1.running_var"] = np.float32([1, -1])
+    with pytest.raises(ValueError, match="a variance in 'bn1' is not positive"):
+        fcn.load(written(tmp_path / "w.safetensors", arrays), architecture=graph)
+
+
 # --- Keras --------------------------------------------------------------------------------------
 
 
