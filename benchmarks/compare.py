@@ -89,6 +89,8 @@ def compare(
                 goals = group.goals_of(layer)
                 timed = _layer(layer, names, workers, start, rounds, seconds)
                 if layer.whole is not None:
+                    while workers:  # a whole network in every engine leaves no room for another
+                        workers.popitem()[1].close()
                     _memory(layer, timed, threads)
                 entry["layers"].append({**timed, "goals": goals and asdict(goals)})
     progress("")
@@ -156,9 +158,12 @@ def _memory(layer: Layer, timed: summary.Json, threads: int) -> None:
         progress(f"{layer.name}: memory of {name}")
         with tempfile.TemporaryDirectory() as folder:
             with_files = replace(layer, files=folder)
-            for _ in range(2):
-                with Worker(name, threads) as worker:
-                    peak_bytes = worker.peak(with_files, time.variant)
+            try:
+                for _ in range(2):
+                    with Worker(name, threads) as worker:
+                        peak_bytes = worker.peak(with_files, time.variant)
+            except WorkerError:
+                continue
         timed["engines"][name][time.variant]["peak_bytes"] = peak_bytes
 
 

@@ -78,6 +78,6 @@ def _spec(node: Node, known: dict[str, Shape]) -> Spec | None:
     if node.op == "conv2d_transpose":
         pad, out_hw = shapes.resolve_transpose_padding(*how)
         return ConvTranspose2d(x, (*window, out[3], x[3]), stride, pad, out_hw)
-    groups = x[3] if node.op == "depthwise_conv2d" else 1
+    groups = attrs.get("groups", x[3])
     w = (*window, x[3] // groups, out[3])
     return Conv2d(x, w, stride, shapes.resolve_padding(*how), dilation, groups, attrs["activation"])

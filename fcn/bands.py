@@ -302,7 +302,8 @@ class Bands:
             self._steps[key] = compile_band(
                 group, self.known, session.model.weights, session.packed, band,
                 algorithm=self.algorithms[group.last.name], num_threads=session.num_threads,
-                device=session.device, labels=self.labels and group.last.name == self.graph.output,
+                device=session.device,
+                labels=self.labels and group.last.name == self.graph.output,
             )  # fmt: skip
         return self._steps[key]
 
@@ -336,13 +337,13 @@ class Bands:
         if session.algorithm != "auto":
             return session.algorithm
         x, attrs = self.known[node.inputs[0]], node.attrs
-        options = {key: attrs[key] for key in ("stride", "padding", "dilation", "alpha")}
-        options["activation"] = attrs["activation"]
+        keys = ("stride", "padding", "dilation", "groups", "activation", "alpha")
+        options = {key: attrs[key] for key in keys}
         if group.residual is not None and group.then is not None:
             options |= {"add": True, "activation": group.then.attrs["activation"]}
         elif group.then is not None:
             options["pool"] = True
-        kernel = (*attrs["kernel"], x[3], attrs["filters"])
+        kernel = (*attrs["kernel"], x[3] // attrs["groups"], attrs["filters"])
         return fastconv.choose_algorithm(x, kernel, device=session.device, **options)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 
 import fastconv
 from fastconv import DeviceError
-from fcn import models, native
+from fcn import models, native, onnx
 from fcn._errors import reason
-from fcn.graph import Graph, Model
+from fcn.graph import Model
 from fcn.loading import SUFFIXES, load
 
 __all__ = ["find_model", "main"]
@@ -52,10 +52,8 @@ def find_model(text: str, seed: int = 0) -> Model:
     Parameters
     ----------
     text : str
-        A shipped name, a path that ends in one of `SUFFIXES`, or
-        ``architecture:classes[:option[=value]...]``.
-        Options are the keyword arguments of the function in `fcn.models`; one without a value is
-        True.
+        A shipped name, a path that ends in one of `SUFFIXES`, or a text for
+        `fcn.models.architecture`.
     seed : int
         Of the random weights, for an architecture.
 
@@ -68,23 +66,10 @@ def find_model(text: str, seed: int = 0) -> Model:
         return models.pretrained(text)
     if text.endswith(SUFFIXES):
         return load(text)
-    name, *rest = text.split(":")
-    if name not in models.ARCHITECTURES or not rest:
+    if text.partition(":")[0] not in models.ARCHITECTURES or ":" not in text:
         raise ValueError(f"model {text!r} is not known; give {MODEL_HELP}")
-    graph = _architecture(text, name, rest)
+    graph = models.architecture(text)
     return Model(graph, models.initialise(graph, seed), {"seed": seed})
-
-
-def _architecture(text: str, name: str, rest: Sequence[str]) -> Graph:
-    options: dict[str, Any] = {}
-    try:
-        classes = int(rest[0])
-        for item in rest[1:]:
-            key, _, value = item.partition("=")
-            options[key] = int(value) if value else True
-        return models.ARCHITECTURES[name](classes, **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"model {text!r}: {error}; an example is fcn8s:21:width=8") from error
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -190,10 +175,13 @@ def _profile(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    if Path(args.target).suffix != ".npz":
-        raise ValueError(f"convert: {args.target} must end in .npz, the format of our model files")
-    model = load(args.source, args.output)
-    native.save(model, args.target)
+    writers = {".npz": native.save, ".onnx": onnx.save}
+    if (suffix := Path(args.target).suffix) not in writers:
+        raise ValueError(
+            f"convert: {args.target} must end in .npz, the format of our model files, or in .onnx"
+        )
+    model = load(args.source, args.output, args.architecture)
+    writers[suffix](model, args.target)
     count = model.graph.parameter_count
     print(f"{args.target}: {len(model.graph.nodes)} layers, {count:,} parameters")
     return 0
@@ -202,9 +190,10 @@ def _convert(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     model = find_model(args.model)
     graph, (h, w) = model.graph, args.size or (256, 256)
-    shapes = graph.shapes((1, h, w, graph.channels))
+    shapes = graph.shapes(*((1, h, w, channels) for channels in graph.inputs.values()))
     print(f"{graph.name}: {graph.parameter_count:,} parameters, total stride {graph.total_stride}")
-    rows = [("node", "op", "reads", f"shape for {h} x {w} x {graph.channels}")]
+    given = " and ".join(f"{h} x {w} x {channels}" for channels in graph.inputs.values())
+    rows = [("node", "op", "reads", f"shape for {given}")]
     for node in graph.nodes:
         shape = " x ".join(map(str, shapes[node.name][1:]))
         rows.append((node.name, node.op, ", ".join(node.inputs), shape))
@@ -282,10 +271,15 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--html", metavar="FILE", help="write a page with a picture, too")
     for each in (verify, segment, plan, profile):
         each.add_argument("--threads", type=int, metavar="N", help="threads (default: all)")
-    convert = command("convert", _convert, "Write a Keras or ONNX model as our own model file.")
-    convert.add_argument("source", metavar="IN", help=".keras, .h5 or .onnx file")
-    convert.add_argument("target", metavar="OUT", help=".npz file")
+    convert = command("convert", _convert, "Write a model as our own file, or as ONNX.")
+    convert.add_argument(
+        "source", metavar="IN", help=".npz, .keras, .h5, .onnx, .weights.h5 or .safetensors file"
+    )
+    convert.add_argument("target", metavar="OUT", help=".npz or .onnx file")
     convert.add_argument("--output", metavar="NAME", help="which of several outputs")
+    convert.add_argument(
+        "--architecture", metavar="NAME", help="of weights alone, such as fcn_resnet50:21"
+    )
     info = command("info", _info, "Show the layers of a model and how it was made.")
     info.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     info.add_argument("--size", type=_size, metavar="HxW", help="input size for the shapes")

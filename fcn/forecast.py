@@ -49,7 +49,8 @@ def _lines(program: Program, session: Session) -> Iterator[str]:
         yield "  ".join(left + right).rstrip()
     weights = sum(w.nbytes for w in session.model.weights.values() if not native.mapped(w))
     packed, scratch = program.packed_bytes, program.scratch_bytes
-    result = 4 * math.prod(program.steps[-1].shape)
+    ends = [step for step in program.steps if step.node.name in program.outputs]
+    result = 4 * sum(math.prod(step.shape) for step in ends)
     buffers = 4 * sum(program.sizes)
     total = weights + packed + buffers + scratch + result
     yield ""

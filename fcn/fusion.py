@@ -51,7 +51,7 @@ def reads(node: Node) -> tuple[str, ...]:
 
 
 def groups(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[Group]:
-    """The nodes that the output depends on, in groups, each in the place of its last node.
+    """The nodes that the outputs depend on, in groups, each in the place of its last node.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def groups(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[Group]:
     shapes : mapping of tensor name to shape
         As `Graph.shapes` gives it.
     """
-    wanted = {graph.output}
+    wanted = set(graph.outputs.values())
     for node in reversed(graph.nodes):
         if node.name in wanted:
             wanted.update(reads(node))
     nodes = [node for node in graph.nodes if node.name in wanted]
     readers = Counter(name for node in nodes for name in reads(node))
-    readers[graph.output] += 1
+    readers.update(graph.outputs.values())
     known: dict[str, Node] = {}
     heads: dict[str, Node] = {}  # of the group that each node ends
     for node in nodes:

@@ -1,8 +1,9 @@
 """A network as data: named nodes in order of evaluation, with shape inference and weights.
 
-Tensors are (n, h, w, c) and named after the node that makes them; the input is ``"input"``.
-Kernels are (kh, kw, c, filters) for ``conv2d``, (kh, kw, c, multiplier) for ``depthwise_conv2d``
-and (kh, kw, filters, c) for ``conv2d_transpose``, as in Keras.
+Tensors are (n, h, w, c) and named after the node that makes them; the input is ``"input"``, or each
+of several has a name of its own.
+Kernels are (kh, kw, c / groups, filters) for ``conv2d``, (kh, kw, c, multiplier) for
+``depthwise_conv2d`` and (kh, kw, filters / groups, c) for ``conv2d_transpose``, as in Keras.
 Everything in a node can be written as JSON, so a graph is read back from a file without running
 code that the file names.
 """
@@ -10,7 +11,7 @@ code that the file names.
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -69,7 +70,7 @@ class Node:
         attrs = {**defaults, **self.attrs}
         if missing := [key for key, value in attrs.items() if value is REQUIRED]:
             raise ValueError(f"{self.where} needs the attributes {missing}")
-        with self._named_errors():
+        with self.named_errors():
             attrs = {key: checked(self.op, key, value) for key, value in attrs.items()}
         object.__setattr__(self, "attrs", attrs)
 
@@ -85,7 +86,7 @@ class Node:
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
         """Shape of the result for inputs of the given shapes; ValueError if they do not fit."""
-        with self._named_errors():
+        with self.named_errors():
             rows, cols = self.rule.size(self.attrs, inputs)
         channels = self.rule.channels(self.attrs, [shape[3] for shape in inputs])
         return inputs[0][0], rows, cols, channels
@@ -99,27 +100,30 @@ class Node:
         return rows * sh / up, cols * sw / across
 
     @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def named_errors(self) -> Iterator[None]:
+        """Put the node before the message of a ValueError."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Graph:
-    """Nodes in order of evaluation, from the tensor ``"input"`` to the one named `output`.
+    """Nodes in order of evaluation, from the inputs to the outputs.
 
     Parameters
     ----------
     name : str
         Name of the architecture.
-    channels : int
-        Channels of the input.
-    nodes : tuple of Node
+    inputs : int or mapping of str to int
+        Channels of the input, which is the tensor ``"input"``; or, where there are several, the
+        channels of each by its name.
+    nodes : iterable of Node
         Every node comes after those it reads.
-    output : str
-        Name of the node whose tensor is the result.
+    outputs : str or mapping of str to str
+        Name of the node whose tensor is the result; or, where there are several results, the node
+        of each by its name.
 
     Raises
     ------
@@ -128,23 +132,66 @@ class Graph:
     """
 
     name: str
-    channels: int
+    inputs: dict[str, int]
     nodes: tuple[Node, ...]
-    output: str
+    outputs: dict[str, str]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "nodes", tuple(self.nodes))
-        if type(self.channels) is not int or self.channels < 1:
-            raise ValueError(f"graph {self.name}: channels is an integer >= 1: {self.channels!r}")
-        known = {INPUT}
+    def __init__(
+        self,
+        name: str,
+        inputs: int | Mapping[str, int],
+        nodes: Iterable[Node],
+        outputs: str | Mapping[str, str],
+    ) -> None:
+        fields = {
+            "name": name,
+            "inputs": dict(inputs) if isinstance(inputs, Mapping) else {INPUT: inputs},
+            "nodes": tuple(nodes),
+            "outputs": dict(outputs) if isinstance(outputs, Mapping) else {outputs: outputs},
+        }
+        for key, value in fields.items():
+            object.__setattr__(self, key, value)
+        self._check()
+
+    def _check(self) -> None:
+        where = f"graph {self.name}"
+        for channels in self.inputs.values():
+            if type(channels) is not int or channels < 1:
+                raise ValueError(f"{where}: channels is an integer >= 1: {channels!r}")
+        if not self.inputs or (len(self.inputs) == 1 and INPUT not in self.inputs):
+            raise ValueError(f"{where}: its only input is called {INPUT!r}: {list(self.inputs)}")
+        known = set(self.inputs)
         for node in self.nodes:
             if node.name in known:
-                raise ValueError(f"graph {self.name}: two nodes are named {node.name!r}")
+                raise ValueError(f"{where}: two nodes are named {node.name!r}")
             if missing := [name for name in node.inputs if name not in known]:
                 raise ValueError(f"{node.where} reads {missing}, which no earlier node makes")
             known.add(node.name)
-        if self.output == INPUT or self.output not in known:
-            raise ValueError(f"graph {self.name}: the output {self.output!r} is not a node")
+        for output in self.outputs.values():
+            if output in self.inputs or output not in known:
+                raise ValueError(f"{where}: the output {output!r} is not a node")
+        if not self.outputs:
+            raise ValueError(f"{where} has no output")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input; ValueError if there are several inputs."""
+        if len(self.inputs) > 1:
+            raise ValueError(
+                f"graph {self.name} reads {list(self.inputs)}, and this needs a network with one "
+                "input; Session.run takes several"
+            )
+        return self.inputs[INPUT]
+
+    @property
+    def output(self) -> str:
+        """The node whose tensor is the result; ValueError if there are several results."""
+        if len(self.outputs) > 1:
+            raise ValueError(
+                f"graph {self.name} gives {list(self.outputs)}, and this needs a network with one "
+                "output; Session.run gives several, and fcn.load(..., output=...) takes one"
+            )
+        return next(iter(self.outputs.values()))
 
     def node(self, name: str) -> Node:
         """The node of that name; KeyError lists the names there are."""
@@ -153,34 +200,41 @@ class Graph:
                 return node
         raise KeyError(f"graph {self.name} has no node {name!r}: {[n.name for n in self.nodes]}")
 
-    def shapes(self, x: Shape) -> dict[str, Shape]:
-        """Shape of every tensor, ``"input"`` included, for an input of shape `x`.
+    def shapes(self, *inputs: Shape) -> dict[str, Shape]:
+        """Shape of every tensor, inputs included, for inputs of these shapes, in their order.
 
         Raises
         ------
         ValueError
             If the channels do not fit or a window is larger than what it slides over.
         """
-        if len(x) != 4 or x[3] != self.channels:
-            raise ValueError(
-                f"graph {self.name} reads (n, h, w, {self.channels}) arrays, got shape {tuple(x)}"
-            )
-        known: dict[str, Shape] = {INPUT: x}
+        if len(inputs) != len(self.inputs):
+            raise ValueError(f"graph {self.name} reads {list(self.inputs)}, got {len(inputs)}")
+        for x, channels in zip(inputs, self.inputs.values(), strict=True):
+            if len(x) != 4 or x[3] != channels or x[0] != inputs[0][0]:
+                n = inputs[0][0] if x[:1] != inputs[0][:1] else "n"
+                raise ValueError(
+                    f"graph {self.name} reads ({n}, h, w, {channels}) arrays, got shape {tuple(x)}"
+                )
+        known = dict(zip(self.inputs, inputs, strict=True))
         for node in self.nodes:
             known[node.name] = node.shape([known[name] for name in node.inputs])
         return known
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Shape of every weight: ``"conv1_1/kernel"``, ``"conv1_1/bias"``, in node order."""
-        channels: dict[str, int] = {INPUT: self.channels}
+        channels = dict(self.inputs)
         found: dict[str, tuple[int, ...]] = {}
         for node in self.nodes:
             read = [channels[name] for name in node.inputs]
             channels[node.name] = node.rule.channels(node.attrs, read)
             if node.rule.kernel is not None:
-                found[f"{node.name}/kernel"] = node.rule.kernel(node.attrs, read[0])
+                with node.named_errors():
+                    found[f"{node.name}/kernel"] = node.rule.kernel(node.attrs, read[0])
                 if node.attrs["use_bias"]:
                     found[f"{node.name}/bias"] = (channels[node.name],)
+            if node.attrs.get("activation") == "prelu":
+                found[f"{node.name}/slopes"] = (channels[node.name],)
         return found
 
     @property
@@ -194,7 +248,7 @@ class Graph:
 
         An input whose height and width are multiples of it leaves no remainder in any pool.
         """
-        scales = {INPUT: (Fraction(1), Fraction(1))}
+        scales = dict.fromkeys(self.inputs, (Fraction(1), Fraction(1)))
         for node in self.nodes:
             read = [scales[name] for name in node.inputs]
             followed = read[-1] if node.op in ("crop", "resize2d") else min(read)
@@ -206,9 +260,13 @@ class Graph:
         nodes = [
             {"name": n.name, "op": n.op, "inputs": n.inputs, "attrs": n.attrs} for n in self.nodes
         ]
-        return json.dumps(
-            {"name": self.name, "channels": self.channels, "output": self.output, "nodes": nodes}
-        )
+        (output, *others), plain = self.outputs.items(), len(self.inputs) == 1
+        return json.dumps({
+            "name": self.name,
+            "channels": self.channels if plain else self.inputs,
+            "output": self.outputs if others or output[0] != output[1] else output[0],
+            "nodes": nodes,
+        })  # fmt: skip
 
     @staticmethod
     def from_json(text: str) -> "Graph":
@@ -225,7 +283,7 @@ class Graph:
                 Node(n["name"], n["op"], tuple(n["inputs"]), dict(n["attrs"]))
                 for n in data["nodes"]
             ]
-            return Graph(data["name"], data["channels"], tuple(nodes), data["output"])
+            return Graph(data["name"], data["channels"], nodes, data["output"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this JSON does not describe a graph: {error!r}") from error
 
@@ -237,7 +295,7 @@ class Origin:
     Attributes
     ----------
     tensor : str
-        Layer of a Keras file, as ``outer/inner``, ``_1`` and so on behind it for later calls; or
+        Layer of a Keras file, as ``outer/inner``, ``:1`` and so on behind it for later calls; or
         tensor of an ONNX file.
     folded : int
         How many layers, such as batch normalisations, have become part of the node's weights.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from fcn.residual import fcn_mobilenet, fcn_resnet50, fcn_resnet101
 __all__ = [
     "ARCHITECTURES",
     "PRETRAINED",
+    "architecture",
     "bilinear_kernel",
     "fcn8s",
     "fcn16s",
@@ -41,6 +43,35 @@ ARCHITECTURES: dict[str, Callable[..., Graph]] = {
 PRETRAINED = ("digits_fcn8s", "digits_two_conv")
 
 
+def architecture(text: str) -> Graph:
+    """The network that a line of text names: ``name:classes[:option[=value]...]``.
+
+    Options are the keyword arguments of the function of that name; one without a value is True.
+
+    >>> architecture("fcn8s:21:width=8:caffe").name
+    'fcn8s_caffe'
+
+    Raises
+    ------
+    ValueError
+        For a name that is not one of `ARCHITECTURES`, or classes or options that do not fit.
+    """
+    name, *rest = text.split(":")
+    if name not in ARCHITECTURES or not rest:
+        raise ValueError(
+            f"architecture {text!r} is not known; write it as fcn8s:21:width=8, with one of the "
+            f"names {', '.join(ARCHITECTURES)}"
+        )
+    options: dict[str, Any] = {}
+    try:
+        for item in rest[1:]:
+            key, _, value = item.partition("=")
+            options[key] = int(value) if value else True
+        return ARCHITECTURES[name](int(rest[0]), **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model {text!r}: {error}; an example is fcn8s:21:width=8") from error
+
+
 def initialise(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:
     """Weights to start training from.
 
@@ -48,7 +79,7 @@ def initialise(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:
     no activation follows; c is 1 for a depthwise one. Transposed convolutions: bilinear
     interpolation of each channel, as the authors of FCN start theirs, or, where the 2x2 kernel of
     a U-Net is too small for that, normal with the variance of a convolution that sums as many
-    products. Biases: zero.
+    products. Biases: zero. Slopes of "prelu": 1/4 (He et al. 2015).
 
     Parameters
     ----------
@@ -68,8 +99,12 @@ def initialise(graph: Graph, seed: int) -> dict[str, NDArray[np.float32]]:
         node = graph.node(name.rpartition("/")[0])
         if name.endswith("/bias"):
             value = np.zeros(shape)
+        elif name.endswith("/slopes"):
+            value = np.full(shape, 0.25)
         elif node.op == "conv2d_transpose" and max(shape[:2]) > 2:
-            value = bilinear_kernel((shape[0], shape[1]), shape[2], shape[3])
+            groups = node.attrs["groups"]
+            kernel = bilinear_kernel((shape[0], shape[1]), shape[2], shape[3] // groups)
+            value = np.tile(kernel, groups)
         else:
             gain = 2.0 if node.attrs.get("activation") else 1.0
             value = rng.normal(0.0, math.sqrt(gain / _fan_in(node, shape)), shape)
@@ -81,7 +116,8 @@ def _fan_in(node: Node, kernel: tuple[int, ...]) -> int:
     """How many products a number of the result sums, at most."""
     if node.op == "conv2d_transpose":
         strides: list[int] = node.attrs["stride"]
-        return kernel[3] * math.prod(-(-k // s) for k, s in zip(kernel, strides, strict=False))
+        channels: int = kernel[3] // node.attrs["groups"]
+        return channels * math.prod(-(-k // s) for k, s in zip(kernel, strides, strict=False))
     return math.prod(kernel[: 2 if node.op == "depthwise_conv2d" else 3])
 
 

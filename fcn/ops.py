@@ -11,7 +11,17 @@ from typing import Any
 
 from fastconv import activations, shapes, spec
 
-__all__ = ["ACTIVATIONS", "CLAMPS", "ELEMENTWISE", "OPS", "REQUIRED", "Op", "Shape", "checked"]
+__all__ = [
+    "ACTIVATIONS",
+    "CLAMPS",
+    "ELEMENTWISE",
+    "OPS",
+    "REQUIRED",
+    "Op",
+    "Shape",
+    "checked",
+    "transposed",
+]
 
 Shape = tuple[int, int, int, int]
 Attrs = Mapping[str, Any]
@@ -19,12 +29,15 @@ Pair = shapes.Pair
 REQUIRED = object()
 
 # the least value of each of a pair
-LEAST = {"kernel": 1, "stride": 1, "dilation": 1, "size": 1, "factor": 1, "offset": 0}
-COUNTS = ("filters", "multiplier")
+LEAST = {
+    "kernel": 1, "stride": 1, "dilation": 1, "size": 1, "factor": 1, "offset": 0,
+    "output_padding": 0,
+}  # fmt: skip
+COUNTS = ("filters", "multiplier", "groups")
 FLAGS = ("use_bias", "ceil_mode")
 PADDINGS = ("valid", "same")
-# name -> what a convolution's plan does with it; "prelu" would need weights of its own
-ACTIVATIONS = {k: v for k, v in activations.ACTIVATIONS.items() if k != "prelu"}
+# name -> what a convolution's plan does with it; the slopes of "prelu" are weights
+ACTIVATIONS = activations.ACTIVATIONS
 # name -> the ends of the interval to which it clamps, for sums
 CLAMPS = {k: v.clamp for k, v in ACTIVATIONS.items() if v.clamp is not None}
 # of numbers at one place in several tensors
@@ -67,6 +80,8 @@ def checked(op: str, key: str, value: Any) -> Any:
     ValueError
         For a value out of range; the message begins with the attribute.
     """
+    if key == "output_padding" and value is None:
+        return None  # what fits the padding
     if key in LEAST:
         pair = list(value) if isinstance(value, (list, tuple)) else [value, value]
         if len(pair) != 2 or not _integers(pair, LEAST[key]):
@@ -137,12 +152,20 @@ def _pool(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
     return found[0], found[1]
 
 
-def _spread(attrs: Attrs, inputs: Sequence[Shape]) -> Pair:
-    _, size = shapes.resolve_transpose_padding(
-        attrs["padding"], inputs[0][1:3], tuple(attrs["kernel"]), tuple(attrs["stride"]), (1, 1),
-        "padding",
+def transposed(attrs: Attrs, hw: Sequence[int]) -> tuple[shapes.Pad, Pair]:
+    """Crop and size of a transposed convolution, as `fastconv.shapes` resolves them."""
+    return shapes.resolve_transpose_padding(
+        attrs["padding"], hw, tuple(attrs["kernel"]), tuple(attrs["stride"]),
+        tuple(attrs["dilation"]), "padding", attrs["output_padding"],
     )  # fmt: skip
-    return size
+
+
+def _share(attrs: Attrs, **channels: int) -> int:
+    """Channels of a group, of the first count that is given; ValueError where one is not even."""
+    for name, count in channels.items():
+        if count % attrs["groups"]:
+            raise ValueError(f"groups={attrs['groups']} does not divide the {count} {name}")
+    return next(iter(channels.values())) // int(attrs["groups"])
 
 
 def _together(_: Attrs, inputs: Sequence[Shape]) -> Pair:
@@ -215,10 +238,14 @@ CONVOLUTION = {
 POOL = {"size": REQUIRED, "stride": REQUIRED, "padding": "valid", "ceil_mode": False}
 OPS: dict[str, Op] = {
     "conv2d": Op(
-        {"filters": REQUIRED, **CONVOLUTION},
+        {"filters": REQUIRED, **CONVOLUTION, "groups": 1},
         _slide,
         channels=lambda a, _: int(a["filters"]),
-        kernel=lambda a, c: (*a["kernel"], c, a["filters"]),
+        kernel=lambda a, c: (
+            *a["kernel"],
+            _share(a, channels=c, filters=a["filters"]),
+            a["filters"],
+        ),
     ),
     "depthwise_conv2d": Op(
         {"multiplier": 1, **CONVOLUTION},
@@ -232,11 +259,14 @@ OPS: dict[str, Op] = {
             "kernel": REQUIRED,
             "stride": 1,
             "padding": "valid",
+            "output_padding": None,
+            "dilation": 1,
+            "groups": 1,
             "use_bias": True,
         },
-        _spread,
+        lambda a, s: transposed(a, s[0][1:3])[1],
         channels=lambda a, _: int(a["filters"]),
-        kernel=lambda a, c: (*a["kernel"], a["filters"], c),
+        kernel=lambda a, c: (*a["kernel"], _share(a, filters=a["filters"], channels=c), c),
     ),
     "max_pool2d": Op(POOL, _pool),
     "avg_pool2d": Op(POOL, _pool),

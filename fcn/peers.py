@@ -153,7 +153,7 @@ def _calls(keras: Any, model: Any, inputs: list[Any], prefix: str) -> Iterator[t
     for layer in graph.layers:
         own = [node for node in layer._inbound_nodes if id(node) in inside]
         for number, node in enumerate(own):
-            calls[f"{prefix}{layer.name}" + (f"_{number}" if number else "")] = node
+            calls[f"{prefix}{layer.name}" + (f":{number}" if number else "")] = node
     tensors = [node.outputs[0] for node in calls.values()]
     values = keras.Model(graph.inputs, tensors)(inputs, training=False)
     arrays = [value.numpy() for value in values]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fastconv import shapes
 from fcn.fusion import Group
 from fcn.graph import Node, Shape
+from fcn.ops import transposed
 
 __all__ = ["RESIZES", "Band", "band", "unit", "wants_all"]
 
@@ -108,14 +109,12 @@ def _slide(
 
 def _spread(node: Node, known: Mapping[str, Shape], low: int, high: int) -> tuple[Rows, Rows]:
     attrs, hw = node.attrs, known[node.inputs[0]][1:3]
-    taps, step = attrs["kernel"][0], attrs["stride"][0]
-    pads, _ = shapes.resolve_transpose_padding(
-        attrs["padding"], hw, tuple(attrs["kernel"]), tuple(attrs["stride"]), (1, 1), node.op
-    )
+    step, reach = attrs["stride"][0], (attrs["kernel"][0] - 1) * attrs["dilation"][0]
+    pads, _ = transposed(attrs, hw)
     low, high = low + pads[0][0], high + pads[0][0]  # of what is not cropped
-    first = max(min(-((taps - 1 - low) // step), low // step), 0)
+    first = max(min(-((reach - low) // step), low // step), 0)
     first, last = min(first, hw[0] - 1), min((high - 1) // step + 1, hw[0])
-    full = (last - 1 - first) * step + taps
+    full = (last - 1 - first) * step + reach + 1
     return (first, last), (low - first * step, first * step + full - high)
 
 

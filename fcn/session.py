@@ -20,7 +20,7 @@ import numpy.typing as npt
 import fastconv
 from fcn import images, scores
 from fcn.fusion import Group, groups
-from fcn.graph import INPUT, Model, Node, Shape
+from fcn.graph import INPUT, Graph, Model, Node, Shape
 from fcn.steps import Packed, Step, compile_step, gives_labels, kernel_bytes
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ PROGRAMS = 8  # input shapes whose plans a session keeps; they share packed weig
 
 
 class Program:
-    """The steps of a graph for one input shape, and which buffer each result goes to."""
+    """The steps of a graph for inputs of some shapes, and which buffer each result goes to."""
 
     def __init__(
         self,
         model: Model,
-        shape: Shape,
+        inputs: Sequence[Shape],
         packed: Packed,
         *,
         algorithm: str = "auto",
@@ -48,9 +48,8 @@ class Program:
         device: str = "cpu",
         labels: bool = False,
     ) -> None:
-        graph, shapes = model.graph, model.graph.shapes(shape)
-        self.shape = shape
-        self.output = graph.output
+        graph, shapes = model.graph, model.graph.shapes(*inputs)
+        self.outputs = set(graph.outputs.values())
         found = list(groups(graph, shapes))
         self.labels = labels and gives_labels(found[-1], shapes)
         steps = {
@@ -67,7 +66,7 @@ class Program:
             for group in sorted(found, key=lambda g: kernel_bytes(g, model.weights), reverse=True)
         }
         self.steps = [steps[group.last.name] for group in found]
-        self.slots, self.sizes = _assign(self.steps, graph.output)
+        self.slots, self.sizes = _assign(self.steps, self.outputs)
 
     @property
     def packed_bytes(self) -> int:
@@ -80,7 +79,7 @@ class Program:
         return max((s.plan.scratch_bytes for s in self.steps if s.plan is not None), default=0)
 
     def buffers(self) -> dict[str, Array]:
-        """A new set of arrays for all results but the last, which the caller keeps."""
+        """A new set of arrays for all results but the outputs, which the caller keeps."""
         flat = [fastconv.aligned_empty((size,), np.float32) for size in self.sizes]
         shapes = {s.node.name: s.shape for s in self.steps if s.node.name in self.slots}
         return {
@@ -89,16 +88,26 @@ class Program:
         }
 
     def run(self, x: Array, buffers: dict[str, Array]) -> npt.NDArray[Any]:
-        """The output, or labels, for `x` in a new array; `buffers` are overwritten."""
-        last = self.steps[-1]
-        result = fastconv.aligned_empty(last.shape, last.dtype)
-        tensors = {INPUT: x, **buffers, self.output: result}
-        for step in self.steps:
-            step.run([tensors[name] for name in step.inputs], tensors[step.node.name])
+        """The one output, or labels, for `x` in a new array; `buffers` are overwritten."""
+        (result,) = self.run_all({INPUT: x}, buffers).values()
         return result
 
+    def run_all(
+        self, inputs: Mapping[str, Array], buffers: dict[str, Array]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The tensors of all outputs, in new arrays."""
+        results = {
+            step.node.name: fastconv.aligned_empty(step.shape, step.dtype)
+            for step in self.steps
+            if step.node.name in self.outputs
+        }
+        tensors = {**inputs, **buffers, **results}
+        for step in self.steps:
+            step.run([tensors[name] for name in step.inputs], tensors[step.node.name])
+        return results
 
-def _assign(steps: Sequence[Step], output: str) -> tuple[dict[str, int], list[int]]:
+
+def _assign(steps: Sequence[Step], outputs: Collection[str]) -> tuple[dict[str, int], list[int]]:
     """Tensor name -> buffer number, and the size of each buffer in numbers.
 
     A buffer is free again after the last step that reads its tensor; a result takes the largest
@@ -110,7 +119,7 @@ def _assign(steps: Sequence[Step], output: str) -> tuple[dict[str, int], list[in
     free: list[int] = []
     for i, step in enumerate(steps):
         name = step.node.name
-        if name != output:
+        if name not in outputs:
             if not free:
                 free.append(len(sizes))
                 sizes.append(0)
@@ -159,37 +168,66 @@ class Session:
         self.packed: Packed = {}
         self._idle: deque[tuple[Program, dict[str, Array]]] = deque()
 
-    def run(self, x: Array) -> Array:
-        """Logits of one image or a batch.
+    @overload
+    def run(self, x: Array) -> Array: ...
+    @overload
+    def run(self, x: Mapping[str, Array]) -> dict[str, Array]: ...
+    def run(self, x: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
+        """Logits of one image or a batch; of a network with several inputs or outputs, by name.
 
         Parameters
         ----------
-        x : ndarray, (n, h, w, c) or (h, w, c), float32
-            Normalised as the model expects it; see `prepare` for pictures.
+        x : ndarray, (n, h, w, c) or (h, w, c), float32; or mapping of str to such arrays
+            Normalised as the model expects it; see `prepare` for pictures. A mapping has one array
+            for each of ``model.graph.inputs``; an only input is called ``"input"``.
 
         Returns
         -------
         ndarray, (n, h', w', classes) or (h', w', classes), float32
-            A new array.
+            A new array; for a mapping a dict with one for each of ``model.graph.outputs``.
 
         Raises
         ------
         ValueError, TypeError
-            For a wrong rank, dtype or number of channels, or an image too small for the network.
+            For a wrong rank, dtype or number of channels, inputs that are missing or unknown, or
+            an image too small for the network.
+
+        Examples
+        --------
+        >>> import fcn
+        >>> nodes = [fcn.Node("sum", "add", ("a", "b")), fcn.Node("top", "maximum", ("a", "b"))]
+        >>> graph = fcn.Graph("two", {"a": 1, "b": 1}, nodes, {"sum": "sum", "top": "top"})
+        >>> x = np.ones((1, 1, 1), np.float32)
+        >>> results = Session(fcn.Model(graph, {})).run({"a": x, "b": 2 * x})
+        >>> {name: y.item() for name, y in results.items()}
+        {'sum': 3.0, 'top': 2.0}
         """
-        batch = self._checked(x)
-        logits = self._run(self._program(batch.shape), batch)
-        return logits if x.ndim == 4 else logits[0]
+        graph = self.model.graph
+        if not isinstance(x, Mapping):
+            batch = self._checked(x)
+            only, _ = graph.output, graph.channels  # errors where there are several of them
+            result = self._run(self._program((batch.shape,)), {INPUT: batch})[only]
+            return result if x.ndim == 4 else result[0]
+        if x.keys() != graph.inputs.keys():
+            raise ValueError(f"running {graph.name}: it reads {list(graph.inputs)}, got {list(x)}")
+        batches = {name: self._checked(x[name]) for name in graph.inputs}
+        shapes = tuple(batch.shape for batch in batches.values())
+        results = self._run(self._program(shapes), batches)
+        alone = all(array.ndim == 3 for array in x.values())
+        return {
+            name: results[node][0] if alone else results[node]
+            for name, node in graph.outputs.items()
+        }
 
-    def _run(self, program: Program, x: Array) -> npt.NDArray[Any]:
+    def _run(self, program: Program, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
         buffers = self._borrow(program)
-        result = program.run(x, buffers)
+        results = program.run_all(inputs, buffers)
         self._idle.append((program, buffers))
-        return result
+        return results
 
-    def program(self, shape: Shape) -> Program:
-        """The steps for inputs of that shape; see `fcn.forecast.describe`."""
-        return self._program(shape)
+    def program(self, *inputs: Shape) -> Program:
+        """The steps for inputs of these shapes; see `fcn.forecast.describe`."""
+        return self._program(inputs)
 
     def layers(self, x: Array) -> Iterator[tuple[Node, Array]]:
         """Run node by node, nothing fused, and yield each with its result in a new array.
@@ -284,7 +322,7 @@ class Session:
             x = self.prepare(image)
             h, w = image.shape[:2]
             program = self.labelling(x.shape, bool(names))
-            made = self._run(program, x)
+            (made,) = self._run(program, {INPUT: x}).values()
             all_labels = made if program.labels else self.labels_of(made)
             labels = np.ascontiguousarray(all_labels[0, :h, :w])
             found = scores.assess(made[0, :h, :w], self.model.graph, names) if names else {}
@@ -314,7 +352,7 @@ class Session:
         It gives labels where that is possible, unless scores are wanted; else `labels_of` has to
         follow.
         """
-        return self.sized(shape)._program(shape, not keep_scores)
+        return self.sized(shape)._program((shape,), not keep_scores)
 
     def sized(self, shape: Shape) -> Session:
         """A session whose result has the size of the input: this one, or one that resizes it."""
@@ -344,7 +382,7 @@ class Session:
         graph = self.model.graph
         name = max((node.name for node in graph.nodes), key=len) + " resized"
         last = Node(name, "resize2d", (graph.output, INPUT))
-        longer = replace(graph, nodes=(*graph.nodes, last), output=name)
+        longer = Graph(graph.name, graph.channels, (*graph.nodes, last), name)
         session = Session(
             replace(self.model, graph=longer), self.num_threads, self.algorithm, self.device
         )
@@ -391,9 +429,9 @@ class Session:
             return False
         return out[1:3] == shape[1:3]
 
-    def _compile(self, shape: Shape, labels: bool = False) -> Program:
+    def _compile(self, inputs: tuple[Shape, ...], labels: bool = False) -> Program:
         return Program(
-            self.model, shape, self.packed, algorithm=self.algorithm,
+            self.model, inputs, self.packed, algorithm=self.algorithm,
             num_threads=self.num_threads, device=self.device, labels=labels,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from fastconv import shapes
 from fcn import native, rows
 from fcn.fusion import Group
 from fcn.graph import Node, Shape
-from fcn.ops import CLAMPS, ELEMENTWISE
+from fcn.ops import CLAMPS, ELEMENTWISE, transposed
 from fcn.rows import Band
 
 __all__ = ["Packed", "Step", "compile_band", "compile_step", "gives_labels", "kernel_bytes"]
@@ -145,6 +145,9 @@ def compile_band(
     high = band.rows[1] - band.rows[0]
     out: tuple[int, ...] = (n, high, across) if labels else (n, high, across, channels)
     where: dict[str, Any] = {"num_threads": num_threads, "device": device}
+    attrs = node.attrs
+    if attrs.get("activation") == "prelu":
+        attrs = {**attrs, "alpha": weights[f"{node.name}/slopes"]}
     call: Callable[..., object]
     if node.rule.kernel is not None:
         if node.name not in packed:
@@ -157,18 +160,20 @@ def compile_band(
             )
         else:
             keys = ("stride", "dilation", "activation", "alpha")
-            options = {key: node.attrs[key] for key in keys} | where
+            options = {key: attrs[key] for key in keys} | where
+            options["groups"] = attrs.get("groups", c)  # of a depthwise one as many as channels
             if group.then is not None and group.then.op == "add":
                 options |= {"add": True, "activation": group.then.attrs["activation"]}
             elif group.then is not None:
                 options |= {"pool": True}
-            options |= {"groups": c} if node.op == "depthwise_conv2d" else {"algorithm": algorithm}
+            if node.op == "conv2d":
+                options["algorithm"] = algorithm
             padding = _padding(node, known, band)
             call = fastconv.plan_conv2d(x, kernel, bias, padding=padding, **options)
         native.release(kernel.array)  # it is packed now
     elif node.op == "activation":  # of a depthwise convolution that changes nothing
         ones = np.ones((1, 1, 1, c), np.float32)
-        call = fastconv.plan_conv2d(x, ones, groups=c, **where, **node.attrs)
+        call = fastconv.plan_conv2d(x, ones, groups=c, **where, **attrs)
     elif node.op in ELEMENTWISE:
         call = functools.partial(_together, node.op, **node.attrs)
     elif node.op in POOLS:
@@ -224,17 +229,18 @@ def _padding(node: Node, known: Mapping[str, Shape], band: Band) -> shapes.Pad:
 
 
 def _cropped(group: Group, known: Mapping[str, Shape], band: Band) -> dict[str, Any]:
-    """Stride of a transposed convolution, and what is left of its full result."""
+    """Options of a transposed convolution, and what is left of its full result."""
     node, attrs = group.node, group.node.attrs
-    kernel, stride = tuple(attrs["kernel"]), tuple(attrs["stride"])
+    kernel, stride, dilation = (tuple(attrs[key]) for key in ("kernel", "stride", "dilation"))
     hw = known[node.inputs[0]][1:3]
-    pads, _ = shapes.resolve_transpose_padding(attrs["padding"], hw, kernel, stride, (1, 1), "")
+    pads, _ = transposed(attrs, hw)
     left = pads[1][0] + (group.then.attrs["offset"][1] if group.then else 0)
     width = known[group.last.name][2]
-    right = (hw[1] - 1) * stride[1] + kernel[1] - left - width
+    right = (hw[1] - 1) * stride[1] + (kernel[1] - 1) * dilation[1] + 1 - left - width
     crop = [(before, max(after, 0)) for before, after in (band.pad, (left, right))]
     size = band.rows[1] - band.rows[0], width
-    return {"stride": stride, "padding": crop, "output_shape": size}
+    options = {"stride": stride, "dilation": dilation, "groups": attrs["groups"]}
+    return {**options, "padding": crop, "output_shape": size}
 
 
 def _left(node: Node) -> int:

@@ -51,7 +51,7 @@ def build(graph: Graph, weights: Weights, dtype: str = "float32") -> Any:
     tensors = {INPUT: x}
     for node in graph.nodes:
         inputs = [tensors[name] for name in node.inputs]
-        tensors[node.name] = _apply(node, _layer(node, dtype), inputs)
+        tensors[node.name] = _apply(node, _layer(node, dtype, weights), inputs)
     model = keras.Model(x, tensors[graph.output], name=_name(graph.name))
     set_weights(model, graph, weights)
     return model
@@ -82,7 +82,7 @@ def layer_call(node: Node, inputs: list[Array], weights: Weights, dtype: str = "
     (n, h, w, c) array of that dtype
     """
     tf = tensorflow()
-    layer = _layer(node, dtype)
+    layer = _layer(node, dtype, weights)
     if node.rule.kernel is not None:
         layer.build(inputs[0].shape)
         layer.set_weights(_of_node(node, weights))
@@ -91,11 +91,21 @@ def layer_call(node: Node, inputs: list[Array], weights: Weights, dtype: str = "
 
 
 def get_weights(model: Any, graph: Graph) -> dict[str, NDArray[np.float32]]:
-    """The weights of a Keras model whose layers have the names of the graph's nodes."""
+    """The weights of a Keras model whose layers have the names of the graph's nodes.
+
+    Raises
+    ------
+    ValueError
+        For "prelu", and transposed convolutions with groups or dilation: Keras has other weights.
+    """
     found = {}
     for name in graph.parameters():
-        node, _, kind = name.rpartition("/")
-        value = model.get_layer(_name(node)).get_weights()[("kernel", "bias").index(kind)]
+        node = graph.node(name.rpartition("/")[0])
+        kind = name.rpartition("/")[2]
+        spread = node.op == "conv2d_transpose" and _spread_by(node) != (1, [1, 1])
+        if spread or kind == "slopes":
+            raise ValueError(f"{node.where}: its weights do not come back from Keras")
+        value = model.get_layer(_name(node.name)).get_weights()[("kernel", "bias").index(kind)]
         found[name] = np.asarray(value, np.float32)
     return found
 
@@ -134,8 +144,24 @@ def article_fcn(num_classes: int) -> Any:
 
 
 def _of_node(node: Node, weights: Weights) -> list[Array]:
-    kinds = ("kernel", "bias") if node.attrs["use_bias"] else ("kernel",)
-    return [weights[f"{node.name}/{kind}"] for kind in kinds]
+    kernel = weights[f"{node.name}/kernel"]
+    if node.op == "conv2d_transpose":
+        kernel = _spread(kernel, *_spread_by(node))
+    return [kernel, weights[f"{node.name}/bias"]] if node.attrs["use_bias"] else [kernel]
+
+
+def _spread_by(node: Node) -> tuple[int, list[int]]:
+    return node.attrs["groups"], node.attrs["dilation"]
+
+
+def _spread(kernel: Array, groups: int, dilation: list[int]) -> Array:
+    """Zeros between groups and taps: Keras's transposed layers know none, or not in float64."""
+    (kh, kw, part, c), (dh, dw) = kernel.shape, dilation
+    span = (kh - 1) * dh + 1, (kw - 1) * dw + 1
+    dense = np.zeros((*span, groups, part, groups, c // groups), kernel.dtype)
+    for g in range(groups):
+        dense[::dh, ::dw, g, :, g] = kernel.reshape(kh, kw, part, groups, -1)[:, :, :, g]
+    return dense.reshape(*span, groups * part, c)
 
 
 def _name(text: str) -> str:
@@ -143,9 +169,14 @@ def _name(text: str) -> str:
     return quote(text, safe="")
 
 
-def _layer(node: Node, dtype: str, **changes: Any) -> Any:
-    """The Keras layer that computes a node; `changes` override arguments of a convolution."""
+def _layer(node: Node, dtype: str, weights: Weights, **changes: Any) -> Any:
+    """The Keras layer that computes a node; `changes` override arguments of a convolution.
+
+    The slopes of "prelu" are constants in it, so they are not trained.
+    """
     layers, attrs = tensorflow().keras.layers, node.attrs
+    if attrs.get("activation") == "prelu":
+        attrs = {**attrs, "alpha": weights[f"{node.name}/slopes"]}
     common = {"name": _name(node.name), "dtype": dtype}
     if node.rule.kernel is None:
         function, rule = FUNCTIONS[node.op], node.rule
@@ -162,12 +193,15 @@ def _layer(node: Node, dtype: str, **changes: Any) -> Any:
         **common,
     }
     if node.op == "conv2d_transpose":
-        return layers.Conv2DTranspose(attrs["filters"], **arguments)
+        taps = zip(attrs["kernel"], attrs["dilation"], strict=True)
+        arguments["kernel_size"] = [(k - 1) * d + 1 for k, d in taps]
+        more = attrs["output_padding"]
+        return layers.Conv2DTranspose(attrs["filters"], output_padding=more, **arguments)
     activation = _function(attrs["activation"], attrs["alpha"])
     arguments |= {"dilation_rate": attrs["dilation"], "activation": activation} | changes
     if node.op == "depthwise_conv2d":
         return layers.DepthwiseConv2D(depth_multiplier=attrs["multiplier"], **arguments)
-    return layers.Conv2D(attrs["filters"], **arguments)
+    return layers.Conv2D(attrs["filters"], groups=attrs["groups"], **arguments)
 
 
 def _apply(node: Node, layer: Any, inputs: list[Any]) -> Any:
@@ -180,12 +214,14 @@ def _apply(node: Node, layer: Any, inputs: list[Any]) -> Any:
     return layer(tensorflow().keras.ops.pad(inputs[0], ((0, 0), *padding, (0, 0))))
 
 
-def _function(name: str | None, alpha: float | None) -> Any:
-    """Keras's activation function of our name."""
+def _function(name: str | None, alpha: Any) -> Any:
+    """Keras's activation function of our name; `alpha` is a number or one for each channel."""
     known = tensorflow().keras.activations
     match name:
         case "leaky_relu":
             return lambda y: known.leaky_relu(y, 0.01 if alpha is None else alpha)
+        case "prelu":
+            return lambda y: tensorflow().where(y < 0, y * tensorflow().cast(alpha, y.dtype), y)
         case "elu":
             return lambda y: known.elu(y, 1.0 if alpha is None else alpha)
         case "gelu" | "gelu_tanh":
@@ -237,7 +273,7 @@ def _together(merge: str) -> Callable[..., Any]:
     return apply
 
 
-def _activation(x: Any, *, activation: str | None, alpha: float | None) -> Any:
+def _activation(x: Any, *, activation: str | None, alpha: Any) -> Any:
     return _function(activation, alpha)(x)
 
 
@@ -351,7 +387,7 @@ class Trainer:
         for node in graph.nodes:
             inputs = [tensors[name] for name in node.inputs]
             changes = {"activation": None, "use_bias": False} if self._has_bn(node) else {}
-            y = _apply(node, _layer(node, "float32", **changes), inputs)
+            y = _apply(node, _layer(node, "float32", weights, **changes), inputs)
             if self._has_bn(node):
                 y = keras.layers.BatchNormalization(
                     momentum=0.95, epsilon=EPSILON, name=f"{node.name}_bn"

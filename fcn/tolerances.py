@@ -111,7 +111,8 @@ def _convolved(
     theirs *= 1 + FOLD * origin.folded / terms
     if error is not None:  # of another operation's result that only a convolution reads
         ours += bounds.conv2d(error, kernel, None, plan.spec) / bounds.gamma(terms, UNIT)
-    name, alpha = node.attrs.get("activation"), node.attrs.get("alpha")
+    name = node.attrs.get("activation")
+    alpha = model.weights.get(f"{node.name}/slopes", node.attrs.get("alpha"))
     alpha = ACTIVATIONS[name].alpha if alpha is None else alpha
     if name == "elu":  # exp(y) - 1 there, with the error of the exponential
         theirs += 2 * UNIT * ACTIVATIONS[name].ulps

@@ -27,6 +27,7 @@ from fcn._extras import require
 from fcn.graph import Model
 
 LONGEST_CONFIG = 1 << 26  # bytes of JSON
+MOST_LAYERS = 5000  # side by side
 SHRUNK = 100  # more than this, and something small asks for much memory: weights hardly shrink
 CONTAINERS = ("Functional", "Model", "Sequential")  # "Model" is what Keras 2 wrote
 
@@ -62,6 +63,8 @@ class Store(Protocol):
 
 def places(layers: Sequence[dict[str, Any]]) -> list[Place]:
     """Of the layers of one model: ``.keras`` files count the layers of each class."""
+    if len(layers) > MOST_LAYERS:
+        raise ValueError(f"a model has {len(layers)} layers; up to {MOST_LAYERS} are read")
     seen: Counter[str] = Counter()
     found = []
     for layer in layers:
@@ -85,13 +88,14 @@ def load(path: str | os.PathLike[str], output: str | None = None) -> Model:
     """Read a Keras model; see `fcn.load`."""
     from fcn.keras import graph
 
-    with _explained(path), _opened(Path(path)) as (config, store):
+    with explained(path), _opened(Path(path)) as (config, store):
         network, weights, origins = graph.translate(config, store, output)
         return Model(network, weights, {"source": Path(path).name}, origins)
 
 
 @contextmanager
-def _explained(path: str | os.PathLike[str]) -> Iterator[None]:
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell what reading a damaged file raises as one ValueError that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -129,7 +133,7 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Store]]:
         if text is None:
             raise ValueError(
                 "it holds weights without an architecture; save the whole model with "
-                "model.save('name.keras')"
+                "model.save('name.keras'), or give architecture="
             )
         if len(text) > LONGEST_CONFIG:
             raise ValueError(f"its configuration is {len(text)} bytes long")
@@ -145,15 +149,18 @@ def _member(archive: zipfile.ZipFile, name: str, most: int | None) -> bytes:
     limit = SHRUNK * member.compress_size if most is None else most
     if member.file_size > limit:
         raise ValueError(f"member {name} would unpack to {member.file_size} bytes")
-    return archive.read(name)
+    with archive.open(member) as file:  # no more than the size that it claims
+        return file.read(member.file_size)
 
 
-class _Arrays:
+class Arrays:
+    """Arrays of an HDF5 file, compared with what they must be before they are read."""
+
     def __init__(self, h5py: Any, file: Any) -> None:
         self._h5py = h5py
         self._file = file
 
-    def _find(self, path: str) -> Any:
+    def find(self, path: str) -> Any:
         """The group or dataset, over hard links only: others may lead to other files."""
         here = self._file
         for part in path.split("/"):
@@ -165,8 +172,9 @@ class _Arrays:
             here = here[part]
         return here
 
-    def _array(self, path: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        found = self._find(path)
+    def array(self, path: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """One of them; ValueError unless it is of that shape, in this file, and as large."""
+        found = self.find(path)
         if not isinstance(found, self._h5py.Dataset):
             raise ValueError(f"{path} is no array")
         if found.shape != shape:
@@ -181,20 +189,20 @@ class _Arrays:
         return np.ascontiguousarray(found[()], np.float32).reshape(shape)
 
 
-class _Numbered(_Arrays):
+class _Numbered(Arrays):
     """``layers/<class>[_n]/vars/<i>``, as in ``.keras`` files."""
 
     def read(
         self, trail: Sequence[Place], index: int, _: Sequence[str], shape: tuple[int, ...]
     ) -> NDArray[np.float32]:
         group = "/".join(f"layers/{place.key}" for place in trail) + "/vars"
-        name = self._find(group).attrs.get("name", trail[-1].name)
+        name = self.find(group).attrs.get("name", trail[-1].name)
         if name != trail[-1].name:
             raise ValueError(f"{group} belongs to layer {name!r}, not to {trail[-1].name!r}")
-        return self._array(f"{group}/{index}", shape)
+        return self.array(f"{group}/{index}", shape)
 
 
-class _Named(_Arrays):
+class _Named(Arrays):
     """``model_weights/<layer>/.../<layer>/<variable>``, as in full-model ``.h5`` files."""
 
     def read(
@@ -203,13 +211,17 @@ class _Named(_Arrays):
         group = f"model_weights/{trail[0].name}"
         listed = [
             n.decode() if isinstance(n, bytes) else str(n)
-            for n in self._find(group).attrs["weight_names"]
+            for n in self.find(group).attrs["weight_names"]
         ]
-        endings = {f"{trail[-1].name}/{name}{tail}" for name in names for tail in ("", ":0")}
-        found = [n for n in listed if any(n == e or n.endswith(f"/{e}") for e in endings)]
+        endings = [f"/{trail[-1].name}/{name}{tail}" for name in names for tail in ("", ":0")]
+        found = [n for n in listed if f"/{n}".endswith(tuple(endings))]
+        for place in reversed(trail[:-1]):  # a name may hold those of the models around the layer
+            if len(found) > 1:
+                endings = [f"/{place.name}{ending}" for ending in endings]
+                found = [n for n in found if f"/{n}".endswith(tuple(endings))]
         if len(found) != 1:
             raise ValueError(
                 f"layer {trail[-1].name!r} has {len(found)} arrays named {' or '.join(names)} in "
                 f"{group}; save the model as .keras"
             )
-        return self._array(f"{group}/{found[0]}", shape)
+        return self.array(f"{group}/{found[0]}", shape)

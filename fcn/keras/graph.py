@@ -6,15 +6,16 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from fcn.building import Builder, Parts, Tensor, choose_output
+from fcn.building import Builder, Parts, Tensor, choose_outputs
 from fcn.graph import INPUT
 from fcn.keras.files import CONTAINERS, Place, Store, places
 from fcn.keras.layers import LAYERS, UNCHANGED, Config, Layer
 
 Key = tuple[str, int, int]  # of a Keras tensor: layer, number of the call, number of the result
-ADVICE = {"Lambda": "Lambda holds code, which is not run; use layers", "PReLU": "use LeakyReLU"}
+ADVICE = {"Lambda": "Lambda holds code, which is not run; use layers"}
 
 
 def translate(config: Config, store: Store, output: str | None = None) -> Parts:
@@ -39,24 +40,30 @@ def translate(config: Config, store: Store, output: str | None = None) -> Parts:
             "describe their layers, so build yours as one and save that"
         )
     inside = config["config"]
-    size, channels = _input_shape(inside)
-    builder = Builder(size, channels)
-    results = Scope(builder, store).run(config, [Tensor(INPUT, channels, sole=False)])
-    last = results[choose_output(list(results), output)]
-    return builder.graph(str(inside.get("name", "keras")), last)
+    builder = Builder({name: _image_shape(shape) for name, shape in _inputs(config)})
+    results = Scope(builder, store).run(config, builder.inputs)
+    ends = {name: results[name] for name in choose_outputs(list(results), output)}
+    return builder.graph(str(inside.get("name", "keras")), ends)
 
 
-def _input_shape(config: Config) -> tuple[tuple[int, int] | None, int]:
-    """Height and width, if they are fixed, and channels of the one input."""
-    inputs = [layer for layer in config["layers"] if layer["class_name"] == "InputLayer"]
-    if len(inputs) > 1:
-        names = [layer["config"]["name"] for layer in inputs]
-        raise ValueError(f"the model has the inputs {names}; only one is supported")
-    if inputs:
-        shape = inputs[0]["config"].get("batch_shape") or inputs[0]["config"]["batch_input_shape"]
-    else:
+def _inputs(model: Config) -> Iterator[tuple[str, Any]]:
+    """Name and shape of each input, in the order of the model."""
+    config = model["config"]
+    settings = {place.name: layer["config"]
+                for layer, place in zip(config["layers"], places(config["layers"]), strict=True)
+                if layer["class_name"] == "InputLayer"}  # fmt: skip
+    names = list(settings)
+    if model["class_name"] != "Sequential":
+        names = [name for name, _, _ in _ends(config["input_layers"])]
+    elif not settings:
         first = config["layers"][0]["config"]
-        shape = config.get("build_input_shape") or first.get("batch_input_shape") or ()
+        yield INPUT, config.get("build_input_shape") or first.get("batch_input_shape") or ()
+    for name in names:
+        yield name, settings[name].get("batch_shape") or settings[name]["batch_input_shape"]
+
+
+def _image_shape(shape: Any) -> tuple[tuple[int, int] | None, int]:
+    """Height and width, if they are fixed, and channels."""
     if len(shape) != 4 or type(shape[3]) is not int:
         raise ValueError(
             f"its input has shape {tuple(shape)}; images are (batch, height, width, channels), "
@@ -76,20 +83,25 @@ class Scope:
     prefix: str = ""
 
     def run(self, model: Config, inputs: list[Tensor]) -> dict[str, Tensor]:
-        """Add a model's nodes; its outputs by the names of the layers that make them."""
+        """Add a model's nodes; its outputs by their names, or those of their layers."""
         config = model["config"]
         layers = list(zip(config["layers"], places(config["layers"]), strict=True))
         if model["class_name"] != "Sequential":
             return self._functional(config, layers, inputs)
-        (x,), name = inputs, ""
+        results, name = inputs, ""
         for layer, place in layers:
-            x, name = self._call(layer, place, [x], 0), place.name
+            (x,), name = results, place.name
+            results = self._call(layer, place, [x], 0)
+        (x,) = results
         return {name: x}
 
     def _functional(
         self, config: Config, layers: list[tuple[Config, Place]], inputs: list[Tensor]
     ) -> dict[str, Tensor]:
         """Each call of a layer runs once all that it reads is known."""
+        if self.prefix and dict in map(type, (config["input_layers"], config["output_layers"])):
+            raise ValueError(f"{self.prefix[:-1]!r} is nested and takes or gives tensors by name; "
+                             "use lists")  # fmt: skip
         listed = [
             (layer, place, [list(_keys(call)) for call in layer["inbound_nodes"]])
             for layer, place in layers
@@ -98,13 +110,16 @@ class Scope:
         readers = Counter(key for _, _, reads in listed for keys in reads for key in keys)
         readers.update(outputs)
         # A nested model has been called once when it was built, so those who read count from 1.
+        lowest: dict[str, int] = {}
+        for name, number, _ in readers:
+            lowest[name] = min(number, lowest.get(name, number))
         first = {
-            place.name: min((n for name, n, _ in readers if name == place.name), default=0)
+            place.name: lowest.get(place.name, 0)
             for layer, place, _ in listed
             if layer["class_name"] in CONTAINERS
         }
-        calls = {
-            (place.name, number, 0): (layer, place, keys)
+        waiting = {
+            (place.name, number): (layer, place, keys)
             for layer, place, reads in listed
             for number, keys in enumerate(reads, first.get(place.name, 0))
         }
@@ -113,33 +128,43 @@ class Scope:
             """A layer that changes nothing hands on what others may read, too."""
             return replace(x, sole=x.sole and readers[key] == 1)
 
-        starts = zip(_ends(config["input_layers"]), inputs, strict=True)
-        known = {key: read(x, key) for key, x in starts}
-        waiting = {key: call for key, call in calls.items() if key not in known}
-        while waiting:
-            ready = [k for k, (_, _, keys) in waiting.items() if all(key in known for key in keys)]
-            if not ready:
-                names = [place.name for _, place, _ in waiting.values()]
-                raise ValueError(f"the layers {names} wait for each other")
-            for key in ready:
-                layer, place, keys = waiting.pop(key)
-                number = key[1] - first.get(place.name, 0)
-                made = self._call(layer, place, [known[k] for k in keys], number)
-                known[key] = read(made, key)
-        return {key[0]: known[key] for key in outputs}
+        known: dict[Key, Tensor] = {}
+        for key, x in zip(_ends(config["input_layers"]), inputs, strict=True):
+            known[key] = read(x, key)
+            waiting.pop(key[:2], None)
+        reads = {call: {key[:2] for key in keys} for call, (_, _, keys) in waiting.items()}
+        try:
+            order = [call for call in TopologicalSorter(reads).static_order() if call in waiting]
+        except CycleError as error:
+            names = sorted({name for name, _ in error.args[1]})
+            raise ValueError(f"the layers {names} wait for each other") from None
+        for call in order:
+            layer, place, keys = waiting[call]
+            if missing := [key[0] for key in keys if key not in known]:
+                raise ValueError(f"layer {place.name!r} reads what {missing} do not give")
+            number = call[1] - first.get(place.name, 0)
+            made = self._call(layer, place, [known[k] for k in keys], number)
+            known |= {(*call, i): read(x, (*call, i)) for i, x in enumerate(made)}
+        if isinstance(config["output_layers"], dict):
+            return dict(zip(config["output_layers"], map(known.__getitem__, outputs), strict=True))
+        found: dict[str, Tensor] = {}
+        for key in outputs:  # of which one layer may give several
+            name, number = key[0], 0
+            while name in found:
+                number += 1
+                name = f"{key[0]}:{number}"
+            found[name] = known[key]
+        return found
 
-    def _call(self, layer: Config, place: Place, inputs: list[Tensor], number: int) -> Tensor:
-        """Add what one call of a layer does."""
+    def _call(self, layer: Config, place: Place, inputs: list[Tensor], number: int) -> list[Tensor]:
+        """Add what one call of a layer does; its results, of which only models have several."""
         kind, config, trail = layer["class_name"], layer["config"], (*self.trail, place)
-        name = f"{self.prefix}{place.name}" + (f"_{number}" if number else "")
+        name = f"{self.prefix}{place.name}" + (f":{number}" if number else "")
         if kind in CONTAINERS:
             inside = Scope(self.builder, self.store, trail, f"{name}/")
-            results = inside.run(layer, inputs)
-            if len(results) != 1:
-                raise ValueError(f"layer {name!r} ({kind}): a nested model has one output")
-            return next(iter(results.values()))
+            return list(inside.run(layer, inputs).values())
         if kind in UNCHANGED:
-            return inputs[0]
+            return inputs[:1]
         if kind not in LAYERS:
             near = difflib.get_close_matches(kind, LAYERS, 3, 0.5) or sorted(LAYERS)
             advice = ADVICE.get(kind, f"use {' or '.join(near)}")
@@ -155,11 +180,12 @@ class Scope:
         except (ValueError, KeyError) as error:
             raise ValueError(f"layer {name!r} ({kind}): {error}") from error
         self.builder.computes(made, name)
-        return made
+        return [made]
 
 
 def _ends(found: Any) -> list[Key]:
-    """``input_layers`` or ``output_layers``, which is one entry or a list of them."""
+    """``input_layers`` or ``output_layers``: one entry, a list of them, or a table."""
+    found = list(found.values()) if isinstance(found, dict) else found
     entries = [found] if found and isinstance(found[0], str) else found
     return [(str(name), int(call), int(result)) for name, call, result in entries]
 
@@ -169,15 +195,13 @@ def _keys(found: Any) -> Iterator[Key]:
     if isinstance(found, dict):
         if found.get("class_name") == "__keras_tensor__":
             name, call, result = found["config"]["keras_history"]
-            if result:
-                raise ValueError(f"result {result} of layer {name!r} is not supported")
-            yield str(name), int(call), 0
+            yield str(name), int(call), int(result)
             return
         found = [found.get("args", []), found.get("kwargs", {})] if "args" in found else found
         yield from (key for part in _values(found) for key in _keys(part))
     elif isinstance(found, list):
         if len(found) in (3, 4) and isinstance(found[0], str) and type(found[1]) is int:
-            yield str(found[0]), found[1], 0
+            yield str(found[0]), found[1], int(found[2])
         else:
             yield from (key for part in found for key in _keys(part))
 

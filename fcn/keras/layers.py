@@ -58,11 +58,12 @@ class Layer:
 
 
 def _conv(layer: Layer, x: Tensor) -> Tensor:
-    layer.insist("use DepthwiseConv2D, or several Conv2D", groups=1)
     kh, kw = _pair(layer["kernel_size"])
-    filters = layer["filters"]
-    kernel = layer.array(0, ("kernel",), kh, kw, x.channels, filters)
-    return _convolve(layer, layer.name, "conv2d", x, kernel, 1, filters=filters)
+    filters, groups = layer["filters"], layer.get("groups", 1)
+    if x.channels % groups:
+        raise ValueError(f"groups={groups} does not divide the {x.channels} channels that it reads")
+    kernel = layer.array(0, ("kernel",), kh, kw, x.channels // groups, filters)
+    return _convolve(layer, layer.name, "conv2d", x, kernel, 1, filters=filters, groups=groups)
 
 
 def _depthwise(layer: Layer, x: Tensor) -> Tensor:
@@ -86,13 +87,12 @@ def _separable(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _transposed(layer: Layer, x: Tensor) -> Tensor:
-    layer.insist("leave it out", output_padding=None)
-    layer.insist("use 1", dilation_rate=layer.get("dilation_rate") and [1, 1])
     (kh, kw), filters = _pair(layer["kernel_size"]), layer["filters"]
-    name, bias = layer.name, bool(layer["use_bias"])
+    name, bias, more = layer.name, bool(layer["use_bias"]), layer.get("output_padding")
     y = layer.builder.add(
         name, "conv2d_transpose", [x], filters=filters, kernel=[kh, kw],
-        stride=_pair(layer["strides"]), padding=layer["padding"], use_bias=bias,
+        stride=_pair(layer["strides"]), dilation=_pair(layer.get("dilation_rate", 1)),
+        padding=layer["padding"], output_padding=more and _pair(more), use_bias=bias,
     )  # fmt: skip
     layer.builder.weights[f"{name}/kernel"] = layer.array(
         0, ("kernel",), kh, kw, filters, x.channels
@@ -190,6 +190,16 @@ def _leaky_relu(layer: Layer, x: Tensor) -> Tensor:
     return _activated(layer, x, "leaky_relu", float(slope))
 
 
+def _prelu(layer: Layer, x: Tensor) -> Tensor:
+    shared = layer.get("shared_axes") or []
+    if not x.vector and not {1, 2} <= set(shared):
+        raise ValueError(f"shared_axes={shared}: slopes of pixels are not supported; use [1, 2]")
+    sizes = {1: x.channels} if x.vector else {1: 1, 2: 1, 3: x.channels}
+    shape = [1 if axis in shared else size for axis, size in sizes.items()]
+    slopes = layer.array(0, ("alpha",), *shape)
+    return layer.builder.prelu(layer.name, x, np.broadcast_to(slopes.ravel(), x.channels))
+
+
 def _elu(layer: Layer, x: Tensor) -> Tensor:
     return _activated(layer, x, "elu", float(layer["alpha"]))
 
@@ -205,8 +215,8 @@ def _activation(setting: Any) -> tuple[str | None, float | None]:
     name = NAMES.get(name, name)
     if name in (None, "linear"):
         return None, None
-    if name != "softmax" and name not in ACTIVATIONS:
-        known = [n for n in ACTIVATIONS if n]
+    known = [n for n in ACTIVATIONS if n and n != "prelu"]  # that one is a layer in Keras
+    if name not in ("softmax", *known):
         raise ValueError(f"activation {name!r} is not supported; those that are: {known}")
     return name, 0.2 if name == "leaky_relu" else None  # Keras's default slope
 
@@ -314,6 +324,7 @@ LAYERS: dict[str, Callable[..., Tensor]] = {
     "Activation": _activation_layer,
     "ReLU": _relu,
     "LeakyReLU": _leaky_relu,
+    "PReLU": _prelu,
     "ELU": _elu,
     "Softmax": _softmax,
     "MaxPooling2D": _pool("max_pool2d"),

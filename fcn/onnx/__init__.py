@@ -1,5 +1,6 @@
 """ONNX models without a runtime."""
 
+from fcn.onnx.export import save
 from fcn.onnx.files import load
 
-__all__ = ["load"]
+__all__ = ["load", "save"]

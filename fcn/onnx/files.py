@@ -17,10 +17,12 @@ import numpy as np
 
 from fcn._errors import reason
 from fcn._extras import require
-from fcn.building import Array, Builder, Tensor, choose_output
+from fcn.building import NOT_FIXED, Array, Builder, choose_outputs
 from fcn.graph import INPUT, Model
 from fcn.onnx import constants
-from fcn.onnx.operators import OPERATORS, UNCHANGED, Call
+from fcn.onnx.call import Call
+from fcn.onnx.constants import Size
+from fcn.onnx.operators import OPERATORS, UNCHANGED
 
 OPSETS = (9, 23)
 
@@ -58,29 +60,24 @@ class _Importer:
             raise ValueError(f"its opset is {versions}; {OPSETS[0]} to {OPSETS[1]} are known")
         self.opset = versions[0]
         self.constants: dict[str, Array] = {t.name: self._array(t) for t in graph.initializer}
-        x = self._input()
-        n, size, channels = _image_shape(x)
-        self.builder = Builder(size, channels)
-        self.batch = n
-        self.tensors = {x.name: Tensor(INPUT, channels, sole=False)}
+        inputs = [value for value in graph.input if value.name not in self.constants]
+        shapes = {value.name: _image_shape(value) for value in inputs}
+        if len({n for n, _, _ in shapes.values()}) != 1:
+            raise ValueError(f"the model has the inputs {list(shapes)}; images in equal batches")
+        self.batch = next(n for n, _, _ in shapes.values())
+        self.builder = Builder({name: shape[1:] for name, shape in shapes.items()})
+        self.tensors = dict(zip(shapes, self.builder.inputs, strict=True))
         self.readers = Counter(name for node in graph.node for name in node.input)
         self.readers.update(value.name for value in graph.output)
 
     def model(self, name: str, output: str | None) -> Model:
-        """The graph behind one output."""
+        """The graph behind one output, or all."""
         for node in self.proto.graph.node:
             self._node(node)
         names = [value.name for value in self.proto.graph.output]
-        last = self.tensors[choose_output(names, output)]
-        graph, weights, origins = self.builder.graph(self.proto.graph.name or "onnx", last)
+        ends = {name: self.tensors[name] for name in choose_outputs(names, output)}
+        graph, weights, origins = self.builder.graph(self.proto.graph.name or "onnx", ends)
         return Model(graph, weights, {"source": name}, origins)
-
-    def _input(self) -> Any:
-        inputs = [v for v in self.proto.graph.input if v.name not in self.constants]
-        if len(inputs) != 1:
-            names = [v.name for v in inputs]
-            raise ValueError(f"the model has the inputs {names}; only one is supported")
-        return inputs[0]
 
     def _array(self, tensor: Any) -> Array:
         if tensor.data_location == self.onnx.TensorProto.EXTERNAL:
@@ -110,6 +107,10 @@ class _Importer:
         except (ValueError, KeyError) as error:
             text = f"there is no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{where}: {text}") from error
+        except TypeError as error:
+            if self.builder.fixed:
+                raise
+            raise ValueError(f"{where}: {NOT_FIXED}") from error
         name = node.output[0]
         self.tensors[name] = replace(made, sole=made.sole and self.readers[name] == 1)
 
@@ -119,7 +120,7 @@ class _Importer:
             if name and value is None:
                 raise ValueError(f"it reads {name!r}, which no node before it makes")
         name = (node.name or node.output[0]).strip("/") or node.op_type
-        if name == INPUT or name in self.builder.nodes:
+        if name == INPUT or name in self.builder.nodes or name in self.builder.channels:
             name = f"{name}:{node.output[0]}"
         return Call(name, inputs, attrs, self.builder, self.opset)
 
@@ -134,8 +135,10 @@ class _Importer:
         name = node.output[0]
         if node.op_type == "Shape" and node.input[0] in self.tensors:
             x = self.tensors[node.input[0]]
-            h, w, c = self.builder.shape_of(x)
-            shape = np.array([self.batch, c] if x.vector else [self.batch, c, h, w])
+            sides: tuple[Any, Any] = Size(x.node, 0), Size(x.node, 1)
+            if self.builder.fixed:
+                sides = self.builder.shape_of(x)[:2]
+            shape = np.array([self.batch, x.channels, *(() if x.vector else sides)])
             self.constants[name] = shape[attrs.get("start", 0) : attrs.get("end")]
             return True
         if any(i and i not in self.constants for i in node.input):

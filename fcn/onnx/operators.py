@@ -3,82 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fcn.building import Array, Builder, Tensor
-from fcn.graph import INPUT
+from fcn.building import NOT_FIXED, Array, Tensor
+from fcn.layouts import from_channels_first
+from fcn.onnx.call import Call
+from fcn.onnx.constants import node_of
+from fcn.ops import transposed
 
 UNCHANGED = ("Identity", "Dropout")
-
-
-@dataclass(frozen=True)
-class Call:
-    """One node: what it reads, tensors or constants or None, and its attributes."""
-
-    name: str
-    inputs: Sequence[Any]
-    attrs: dict[str, Any]
-    builder: Builder
-    opset: int
-
-    @property
-    def x(self) -> Tensor:
-        """The first input, a map or a vector."""
-        return self.tensor(0)
-
-    def tensor(self, index: int) -> Tensor:
-        """An input that is computed."""
-        found = self.inputs[index]
-        if not isinstance(found, Tensor):
-            raise ValueError(f"input {index} must not be a constant")
-        if found.flat:
-            raise ValueError("only Gemm and MatMul read flattened maps")
-        return found
-
-    def constant(self, index: int) -> Array | None:
-        """An input that is known, None where it is left out."""
-        found = self.inputs[index] if index < len(self.inputs) else None
-        if isinstance(found, Tensor):
-            raise ValueError(f"input {index} must be a constant")
-        return found
-
-    def weights(self, index: int) -> Array:
-        """An input that must be there, as float32."""
-        found = self.constant(index)
-        if found is None:
-            raise ValueError(f"input {index} is missing")
-        return found.astype(np.float32)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """An attribute."""
-        return self.attrs.get(key, default)
-
-    def option(self, key: str, index: int, default: Any = None) -> Any:
-        """What older opsets have as an attribute and newer ones as an input."""
-        found = self.constant(index)
-        return self.get(key, default) if found is None else found.tolist()
-
-    def insist(self, **wanted: Any) -> None:
-        """ValueError unless the attributes have these values, or are not there."""
-        for key, value in wanted.items():
-            if self.get(key, value) != value:
-                raise ValueError(f"{key}={self.attrs[key]!r} is not supported, only {value!r}")
-
-    def window(self, size: Sequence[int]) -> dict[str, Any]:
-        """Stride and padding of a window."""
-        auto = self.get("auto_pad", "NOTSET")
-        if auto not in ("NOTSET", "VALID", "SAME_UPPER"):
-            raise ValueError(f"auto_pad={auto!r} is not supported; export explicit pads")
-        top, left, bottom, right = self.get("pads", [0, 0, 0, 0])
-        pads: Any = [[top, bottom], [left, right]]
-        return {
-            "stride": list(self.get("strides", [1] * len(size))),
-            "padding": {"NOTSET": pads, "VALID": "valid", "SAME_UPPER": "same"}[auto],
-        }
+HALF_PIXEL = ("half_pixel", "pytorch_half_pixel")
+ENDLESS = 2**31 - 1  # how exporters say "up to the end": this or more
 
 
 def _conv(call: Call) -> Tensor:
@@ -96,45 +35,55 @@ def _conv(call: Call) -> Tensor:
             attrs["padding"] = (np.array(attrs["padding"]) + sides).tolist()
     bias = call.constant(2)
     attrs["use_bias"] = bias is not None
-    if groups == 1:
-        y = call.builder.add(call.name, "conv2d", [x], filters=filters, **attrs)
-        kernel = kernel.transpose(2, 3, 1, 0)
-    elif groups == x.channels:
-        m = filters // groups
-        y = call.builder.add(call.name, "depthwise_conv2d", [x], multiplier=m, **attrs)
-        kernel = kernel.reshape(groups, m, *size).transpose(2, 3, 0, 1)
+    if filters % groups:
+        raise ValueError(f"group={groups} does not divide its {filters} filters")
+    if groups == x.channels > 1:
+        attrs["multiplier"] = filters // groups
+        y = call.builder.add(call.name, "depthwise_conv2d", [x], **attrs)
     else:
-        raise ValueError(f"group={groups} is not supported, only 1 or the number of channels")
+        y = call.builder.add(call.name, "conv2d", [x], filters=filters, groups=groups, **attrs)
     _keep(call, kernel, bias)
     return y
 
 
 def _keep(call: Call, kernel: Array, bias: Array | None) -> None:
-    call.builder.weights[f"{call.name}/kernel"] = kernel
+    """The weights of the node that was just added."""
+    node = call.builder.nodes[call.name]
+    call.builder.weights[f"{call.name}/kernel"] = from_channels_first(node.op, kernel, node.attrs)
     if bias is not None:
         call.builder.weights[f"{call.name}/bias"] = bias.ravel()
 
 
 def _conv_transpose(call: Call) -> Tensor:
-    call.insist(group=1, dilations=[1, 1], auto_pad="NOTSET", output_shape=None)
-    kernel, bias = call.weights(1), call.constant(2)
-    size, stride = list(kernel.shape[2:]), list(call.get("strides", [1, 1]))
-    y = call.builder.add(
-        call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1], kernel=size,
-        stride=stride, use_bias=bias is not None,
-    )  # fmt: skip
-    _keep(call, kernel.transpose(2, 3, 1, 0), bias)
+    call.insist(auto_pad="NOTSET", output_shape=None)
+    kernel, bias, groups = call.weights(1), call.constant(2), call.get("group", 1)
+    if kernel.ndim != 4:
+        raise ValueError(f"its kernel has {kernel.ndim} axes; only 2D convolutions are supported")
     top, left, bottom, right = call.get("pads", [0, 0, 0, 0])
-    more = call.get("output_padding", [0, 0])
-    # ours is as long as the kernel reaches, or as the strides do
-    longer = [max(s - k, 0) for k, s in zip(size, stride, strict=True)]
-    ends = [e - m + n for e, m, n in zip((bottom, right), more, longer, strict=True)]
-    if min(ends) < 0:
-        raise ValueError(f"output_padding={more} beyond pads is not supported")
-    sides = [[top, ends[0]], [left, ends[1]]]
-    return call.builder.add(f"{call.name}/crop", "trim2d", [y], sides=sides) if any(
-        map(any, sides)
-    ) else y  # fmt: skip
+    down, across = more = list(call.get("output_padding", [0, 0]))
+    window: dict[str, Any] = {
+        "kernel": list(kernel.shape[2:]),
+        "stride": list(call.get("strides", [1, 1])),
+        "dilation": list(call.get("dilations", [1, 1])),
+    }
+    crop = (top, bottom - down), (left, right - across)
+    sides = [[top, bottom], [left, right]]
+    padding: dict[str, Any] = {
+        "padding": "valid",
+        "output_padding": more,
+    }  # and what is left to crop
+    for name in ("valid", "same"):
+        usual = {"padding": name, "output_padding": None}
+        if transposed({**window, **usual}, (1, 1))[0] == crop:
+            padding, sides = usual, []
+    y = call.builder.add(
+        call.name, "conv2d_transpose", [call.x], filters=kernel.shape[1] * groups, groups=groups,
+        use_bias=bias is not None, **window, **padding,
+    )  # fmt: skip
+    _keep(call, kernel, bias)
+    if not any(map(any, sides)):
+        return y
+    return call.builder.add(f"{call.name}/crop", "trim2d", [y], sides=sides)
 
 
 def _batch_norm(call: Call) -> Tensor:
@@ -166,10 +115,8 @@ def _gelu(call: Call) -> Tensor:
 
 
 def _prelu(call: Call) -> Tensor:
-    slopes = call.weights(1)
-    if np.ptp(slopes):
-        raise ValueError("slopes that differ are not supported; use one for all channels")
-    return call.builder.activated(call.name, call.x, "leaky_relu", float(slopes.flat[0]))
+    slopes = _per_channel(call.weights(1), call.x)
+    return call.builder.prelu(call.name, call.x, np.broadcast_to(slopes, call.x.channels))
 
 
 def _clip(call: Call) -> Tensor:
@@ -274,29 +221,37 @@ def _concat(call: Call) -> Tensor:
     return replace(call.builder.add(call.name, "concat", inputs), vector=vector)
 
 
+def _sides(call: Call, index: int, of_channels: int) -> list[Any] | None:
+    """What an input says of height and width; None where it says nothing."""
+    found = call.constant(index)
+    if found is None or not found.size:
+        return None
+    axes = (axis % 4 for axis in call.get("axes", range(4)))
+    said = dict(zip(axes, found.tolist(), strict=True))
+    if not {2, 3} <= said.keys() or said.get(1, of_channels) != of_channels:
+        raise ValueError(f"{found.tolist()} is not supported; resize height and width")
+    return [said[2], said[3]]
+
+
 def _resize(call: Call) -> Tensor:
-    """To sizes, or by factors; to the size of the model's input where that is what it is."""
+    """To sizes, or by factors; to the size of another tensor where that is what it is."""
     mode = call.get("mode", "nearest")
     method = {"linear": "bilinear", "nearest": "nearest"}.get(mode)
     if method is None:
         raise ValueError(f"mode={mode!r} is not supported; use linear or nearest")
-    first = 1 if len(call.inputs) == 2 else 2
-    scales = call.constant(first)
-    sizes = call.constant(3)
-    if sizes is not None and sizes.size == 4:
-        size = [int(v) for v in sizes[2:]]
-        factor = None
-    elif scales is not None and scales.size == 4:
-        rows, cols = (float(v) for v in scales[2:])
-        factor = [rows, cols]
-        h, w, _ = call.builder.shape_of(call.x) if call.builder.size else (0, 0, 0)
-        size = [math.floor(h * rows), math.floor(w * cols)]
-    else:
-        raise ValueError("sizes or scales are wanted for all four axes")
     place = call.get("coordinate_transformation_mode", "half_pixel")
     place = "asymmetric" if len(call.inputs) == 2 else place
-    before = call.builder.shape_of(call.x)[:2] if call.builder.size else None
-    if factor is None and before and all(s % b == 0 for s, b in zip(size, before, strict=True)):
+    factor = _sides(call, 1 if len(call.inputs) == 2 else 2, 1)
+    size = _sides(call, 3, call.x.channels)
+    like = node_of(size) if size else None
+    if like and method == "bilinear" and place in HALF_PIXEL:
+        return call.builder.add(call.name, "resize2d", [call.x, Tensor(like, 0)])
+    before = call.builder.shape_of(call.x)[:2] if call.builder.fixed else (0, 0)
+    if size is None:
+        if factor is None:
+            raise ValueError("sizes or scales are wanted")
+        size = [math.floor(b * f) for b, f in zip(before, factor, strict=True)]
+    elif all(before) and all(s % b == 0 for s, b in zip(size, before, strict=True)):
         factor = [s / b for s, b in zip(size, before, strict=True)]
     whole = factor is not None and all(f == int(f) and f >= 1 for f in factor)
     rounding = call.get("nearest_mode", "round_prefer_floor" if len(call.inputs) > 2 else "floor")
@@ -304,17 +259,18 @@ def _resize(call: Call) -> Tensor:
         ("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "floor"),
         ("pytorch_half_pixel", "floor"), ("half_pixel", "round_prefer_ceil"),
     )  # fmt: skip
-    if not repeats and (method == "nearest" or place not in ("half_pixel", "pytorch_half_pixel")):
+    if not repeats and (method == "nearest" or place not in HALF_PIXEL):
         raise ValueError(f"{mode} with {place} coordinates is not supported; use half_pixel")
-    if method == "bilinear" and tuple(size) == call.builder.size:
-        return call.builder.add(call.name, "resize2d", [call.x, Tensor(INPUT, 0)])
+    alike = [x for x in call.builder.inputs if call.builder.sizes[x.node] == tuple(size)]
+    if method == "bilinear" and alike:
+        return call.builder.add(call.name, "resize2d", [call.x, alike[0]])
     if whole and factor is not None:
         whole_factor = [int(f) for f in factor]
         return call.builder.add(
             call.name, "upsample2d", [call.x], factor=whole_factor, method=method
         )
-    if not all(size):
-        raise ValueError("it needs a model whose input has a fixed height and width")
+    if not all(type(s) is int and s > 0 for s in size):
+        raise ValueError(NOT_FIXED)
     return call.builder.add(call.name, "resize2d_to", [call.x], size=size, method=method)
 
 
@@ -331,6 +287,25 @@ def _pad(call: Call) -> Tensor:
         less = [[-a for a in side] for side in sides]
         return call.builder.add(call.name, "trim2d", [call.x], sides=less)
     raise ValueError(f"pads={pads} both adds and takes away; do one after the other")
+
+
+def _slice(call: Call) -> Tensor:
+    """Rows and columns that are left out at the sides."""
+    starts, ends = (call.option(key, i) for i, key in enumerate(("starts", "ends"), 1))
+    axes, steps = call.option("axes", 3, range(len(starts))), call.option("steps", 4, [1] * 4)
+    sides = {2: [0, 0], 3: [0, 0]}
+    if [a % 4 for a in axes] == [2, 3] and set(steps) == {1} and (like := node_of(ends, starts)):
+        return call.builder.add(call.name, "crop", [call.x, Tensor(like, 0)], offset=list(starts))
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=False):
+        side = sides.get(axis % 4)
+        if side is None or step != 1 or call.x.vector:
+            raise ValueError(f"of axis {axis} in steps of {step} is not supported; cut the sides")
+        if start < 0 or 0 <= end < ENDLESS:
+            size = call.builder.shape_of(call.x)[axis % 4 - 2]
+            start, end, _ = slice(start, end).indices(size)
+            end -= size
+        side[:] = start, 0 if end >= ENDLESS else -end
+    return call.builder.add(call.name, "trim2d", [call.x], sides=list(sides.values()))
 
 
 def _flatten(call: Call) -> Tensor:
@@ -383,7 +358,7 @@ def _dense(call: Call) -> Tensor:
         use_bias=bias is not None,
     )  # fmt: skip
     bias = None if bias is None else np.broadcast_to(bias, units)
-    _keep(call, matrix.reshape(c, h, w, units).transpose(1, 2, 0, 3), bias)
+    _keep(call, matrix.reshape(c, h, w, units).transpose(3, 0, 1, 2), bias)
     return replace(y, vector=True)
 
 
@@ -419,6 +394,7 @@ OPERATORS: dict[str, Callable[[Call], Tensor]] = {
     "Resize": _resize,
     "Upsample": _resize,
     "Pad": _pad,
+    "Slice": _slice,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Squeeze": _squeeze,

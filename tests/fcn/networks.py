@@ -101,7 +101,24 @@ def pixel_by_pixel():
     return Graph("pixel_by_pixel", 3, nodes, "fixed")
 
 
-EVERY_OP = {g.name: g for g in (named_padding(), explicit_padding(), pixel_by_pixel())}
+def in_groups():
+    """Groups that are no single channels, strided, dilated and transposed; slopes by channel."""
+    up = {"kernel": [2, 3], "stride": [2, 1], "groups": 2}
+    nodes = (
+        conv("a", "input", 6, groups=3, padding="same", activation="prelu"),
+        pool("p", "a", padding="same"),
+        conv("b", "p", 4, groups=2, stride=[1, 2], padding=[[1, 1], [0, 2]], activation="relu"),
+        Node("up", "conv2d_transpose", ("b",), {"filters": 8, "dilation": [1, 2], **up}),
+        Node("slopes", "activation", ("up",), {"activation": "prelu"}),
+        conv("c", "slopes", 4, groups=4, dilation=[2, 1], padding="same", use_bias=False),
+        Node("same", "conv2d_transpose", ("c",), {"filters": 6, "padding": "same", **up}),
+        Node("more", "conv2d_transpose", ("same",), {"filters": 3, "kernel": [1, 2],
+                                                     "stride": [3, 2], "output_padding": [1, 1]}),
+    )  # fmt: skip
+    return Graph("in_groups", 3, nodes, "more")
+
+
+EVERY_OP = {g.name: g for g in (named_padding(), explicit_padding(), pixel_by_pixel(), in_groups())}
 
 
 def integers(shape, seed, low=-2, high=3):
@@ -130,7 +147,17 @@ def sides(size, window, stride, padding, axis):
     return padding[axis]
 
 
+def by_group(convolve, x, w, b, a):
+    """The groups by themselves, side by side."""
+    parts = zip(*(np.split(t, a["groups"], axis=-1) for t in (x, w)), strict=True)
+    alone = {**a, "groups": 1, "activation": None}
+    maps = np.concatenate([convolve(xs, ws, 0, alone) for xs, ws in parts], axis=-1)
+    return activated(maps + b, a.get("activation"), a.get("alpha"))
+
+
 def oracle_conv2d(x, w, b, a):
+    if a.get("groups", 1) > 1:
+        return by_group(oracle_conv2d, x, w, b, a)
     (dh, dw), (sh, sw) = a["dilation"], a["stride"]
     kernel = np.zeros(((w.shape[0] - 1) * dh + 1, (w.shape[1] - 1) * dw + 1, *w.shape[2:]))
     kernel[::dh, ::dw] = w
@@ -160,11 +187,16 @@ def oracle_depthwise_conv2d(x, w, b, a):
 
 
 def oracle_conv2d_transpose(x, w, b, a):
-    (sh, sw), (kh, kw) = a["stride"], w.shape[:2]
+    if a["groups"] > 1:
+        return by_group(oracle_conv2d_transpose, x, w, b, a)
+    (sh, sw), (dh, dw) = a["stride"], a["dilation"]
+    taps = [(p * dh, q * dw, w[p, q]) for p, q in np.ndindex(w.shape[:2])]
+    kh, kw = taps[-1][0] + 1, taps[-1][1] + 1
     n, h, v, _ = x.shape
-    full = np.zeros((n, (h - 1) * sh + max(kh, sh), (v - 1) * sw + max(kw, sw), w.shape[2]))
-    for p, q in np.ndindex(kh, kw):
-        full[:, p : p + (h - 1) * sh + 1 : sh, q : q + (v - 1) * sw + 1 : sw] += x @ w[p, q].T
+    more = a["output_padding"] or [max(sh - kh, 0), max(sw - kw, 0)]
+    full = np.zeros((n, (h - 1) * sh + kh + more[0], (v - 1) * sw + kw + more[1], w.shape[2]))
+    for p, q, tap in taps:
+        full[:, p : p + (h - 1) * sh + 1 : sh, q : q + (v - 1) * sw + 1 : sw] += x @ tap.T
     if a["padding"] == "same":
         top, left = max(kh - sh, 0) // 2, max(kw - sw, 0) // 2
         full = full[:, top : top + h * sh, left : left + v * sw]
@@ -241,7 +273,7 @@ PIXELWISE = {
 
 
 def activated(x, activation, alpha=None):
-    if activation == "leaky_relu":
+    if activation in ("leaky_relu", "prelu"):
         return np.where(x < 0, alpha * x, x)
     return x if activation is None else np.clip(x, 0, 6 if activation == "relu6" else None)
 
@@ -253,12 +285,14 @@ FILTERS = {
 }
 
 
-def oracle(model, x):
+def oracle(model, x=None, **inputs):
     """Every tensor of the graph, in float64."""
-    tensors = {"input": x.astype(np.float64)}
+    tensors = {name: x.astype(np.float64) for name, x in (inputs or {"input": x}).items()}
     for node in model.graph.nodes:
         a, inputs = node.attrs, [tensors[name] for name in node.inputs]
         x = inputs[0]
+        if a.get("activation") == "prelu":
+            a = {**a, "alpha": model.weights[f"{node.name}/slopes"]}
         if node.op in FILTERS:
             w = model.weights[f"{node.name}/kernel"].astype(np.float64)
             y = FILTERS[node.op](x, w, model.weights.get(f"{node.name}/bias", 0), a)

@@ -24,6 +24,8 @@ def winograd(group):
     if node.op != "conv2d":
         return "direct"
     square = node.attrs["kernel"], node.attrs["stride"], node.attrs["dilation"]
+    if node.attrs["groups"] > 1:
+        return "direct"
     pooled = group.then is not None and group.then.op == "max_pool2d"
     match square:
         case [3, 3], [1, 1], dilation if dilation == [1, 1] or (

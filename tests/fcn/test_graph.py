@@ -23,6 +23,7 @@ def test_attributes_are_completed():
         "stride": [2, 1],
         "padding": "valid",
         "dilation": [1, 1],
+        "groups": 1,
         "activation": None,
         "alpha": None,
         "use_bias": True,
@@ -59,10 +60,11 @@ def test_bad_nodes_are_refused(arguments, message):
         {"stride": None},
         {"dilation": -1},
         {"padding": "full"},
-        {"activation": "prelu"},
+        {"activation": "selu"},
         {"alpha": "0.1"},
         {"alpha": float("nan")},
         {"use_bias": 1},
+        {"groups": 0},
     ],
     ids=str,
 )
@@ -169,6 +171,21 @@ def test_weights_have_the_layouts_of_keras():
     assert graph.parameter_count == 36 + 4 + 240
 
 
+def test_groups_share_the_channels():
+    up = {"filters": 6, "kernel": 2, "groups": 2, "use_bias": False}
+    prelu = Node("p", "activation", ("t",), {"activation": "prelu"})
+    first = conv("c", filters=8, groups=3)
+    with pytest.raises(ValueError, match=r"c \(conv2d\): groups=3 does not divide the 8 filters"):
+        one(first).parameters()
+    first = conv("c", filters=6, groups=3, use_bias=False)
+    graph = one(prelu, first, Node("t", "conv2d_transpose", ("c",), up))
+    assert graph.parameters() == {
+        "c/kernel": (3, 3, 1, 6),
+        "t/kernel": (2, 2, 3, 6),
+        "p/slopes": (6,),
+    }
+
+
 def test_total_stride_is_that_of_the_coarsest_tensor():
     halves = [conv(f"c{i}", "input" if i == 0 else f"c{i - 1}", stride=[2, 1]) for i in range(3)]
     up = Node("up", "conv2d_transpose", ("c2",), {"filters": 1, "kernel": 8, "stride": 8})
@@ -179,6 +196,53 @@ def test_total_stride_is_that_of_the_coarsest_tensor():
 def test_json_gives_an_equal_graph_back():
     graph = one(conv(activation="relu", stride=(1, 2)))
     assert Graph.from_json(graph.to_json()) == graph
+    assert json.loads(graph.to_json()).keys() == {"name", "channels", "output", "nodes"}
+    assert json.loads(graph.to_json())["channels"] == 3
+    assert json.loads(graph.to_json())["output"] == "c"
+    assert Graph.from_json(SEVERAL.to_json()) == SEVERAL
+
+
+SEVERAL = Graph(
+    "several",
+    {"image": 3, "mask": 1},
+    (conv("c", "image", padding="same"), Node("m", "multiply", ("c", "mask"))),
+    {"scores": "m", "features": "c"},
+)
+
+
+def test_several_inputs_and_outputs():
+    found = SEVERAL.shapes((2, 5, 7, 3), (2, 5, 7, 1))
+    assert (found["image"], found["mask"], found["m"]) == ((2, 5, 7, 3), (2, 5, 7, 1), (2, 5, 7, 4))
+    assert SEVERAL.total_stride == 1
+    with pytest.raises(
+        ValueError, match=r"several reads \['image', 'mask'\], and this needs a net"
+    ):
+        SEVERAL.channels  # noqa: B018
+    with pytest.raises(ValueError, match=r"several gives \['scores', 'features'\], and this needs"):
+        SEVERAL.output  # noqa: B018
+    for shapes, message in (
+        ([(1, 5, 7, 3)], r"reads \['image', 'mask'\], got 1"),
+        ([(1, 5, 7, 3), (1, 5, 7, 2)], r"reads \(n, h, w, 1\) arrays, got shape \(1, 5, 7, 2\)"),
+        ([(1, 5, 7, 3), (2, 5, 7, 1)], r"reads \(1, h, w, 1\) arrays, got shape \(2, 5, 7, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SEVERAL.shapes(*shapes)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ({"image": 3}, "c", r"its only input is called 'input': \['image'\]"),
+        ({}, "c", r"its only input is called 'input': \[\]"),
+        ({"input": 3, "c": 1}, "c", "two nodes are named 'c'"),
+        ({"input": 3, "mask": 0}, "c", "channels is an integer >= 1: 0"),
+        (3, {}, "g has no output"),
+        (3, {"a": "c", "b": "input"}, "the output 'input' is not a node"),
+    ],
+)
+def test_bad_inputs_and_outputs_are_named(inputs, outputs, message):
+    with pytest.raises(ValueError, match=message):
+        Graph("g", inputs, (conv(),), outputs)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"name": "g"}', '{"nodes": 3}'])

@@ -82,6 +82,8 @@ def layers_of(keras):
             k.Conv2D(5, 3, padding="same", activation="silu"),
             k.Conv2D(4, (3, 2), strides=(2, 1), use_bias=False, activation="leaky_relu"),
             k.Conv2D(4, 3, dilation_rate=2, activation="softmax"),
+            k.Conv2D(6, 3, groups=3, strides=2, padding="same"),
+            k.Conv2D(9, (2, 3), groups=3, dilation_rate=(1, 2)),
         ],
         "DepthwiseConv2D": [
             k.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2),
@@ -95,6 +97,8 @@ def layers_of(keras):
         "Conv2DTranspose": [
             k.Conv2DTranspose(4, 2, strides=2, activation="tanh"),
             k.Conv2DTranspose(4, 4, strides=2, padding="same", use_bias=False),
+            k.Conv2DTranspose(4, 3, strides=2, padding="same", output_padding=0),
+            k.Conv2DTranspose(4, (2, 3), strides=(3, 2), output_padding=(2, 1)),
         ],
         "Dense": [k.Dense(5, activation="gelu")],
         "BatchNormalization": [
@@ -109,6 +113,7 @@ def layers_of(keras):
         "Activation": [k.Activation(f) for f in ("swish", "hard_sigmoid", "hard_swish", "sigmoid")],
         "ReLU": [k.ReLU(), k.ReLU(6.0), k.ReLU(negative_slope=0.3)],
         "LeakyReLU": [k.LeakyReLU()],
+        "PReLU": [k.PReLU(shared_axes=[1, 2]), k.PReLU(shared_axes=[1, 2, 3])],
         "ELU": [k.ELU(alpha=0.5)],
         "Softmax": [k.Softmax()],
         "MaxPooling2D": [k.MaxPooling2D(), k.MaxPooling2D(3, 2, padding="same")],
@@ -160,6 +165,35 @@ def test_classifiers_flatten_and_reshape(keras, file_format, tmp_path):
     y = k.Dropout(0.5)(k.Dense(7, activation="relu")(y))
     model = randomised(keras.Model(x, k.Dense(4, activation="softmax")(k.Flatten()(y))))
     assert check(keras, model, tmp_path, file_format).graph.nodes[-1].op == "softmax"
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras of NumPy
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_transposed_convolutions_dilate(keras, padding, tmp_path):
+    """TensorFlow has them in float32 only."""
+    layer = keras.layers.Conv2DTranspose(4, (3, 2), dilation_rate=(2, 3), padding=padding)
+    model = randomised(keras.Sequential([keras.Input((*SIZE, 3)), layer]))
+    model.save(tmp_path / "model.keras")
+    x = np.random.default_rng(1).normal(size=(2, *SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        Session(fcn.load(tmp_path / "model.keras")).run(x), model(x).numpy(), rtol=0, atol=2e-6
+    )
+
+
+@pytest.mark.tensorflow
+def test_groups_and_slopes_by_channel(keras, tmp_path):
+    k, x = keras.layers, keras.Input((None, None, 3))
+    y = k.Conv2D(8, 3, padding="same")(x)
+    y = k.PReLU(shared_axes=[1, 2])(k.BatchNormalization()(k.Conv2D(6, 3, groups=2)(y)))
+    y = k.PReLU(shared_axes=[1, 2])(k.Conv2DTranspose(6, 2, strides=2)(y))
+    y = k.PReLU()(k.Dense(4)(k.GlobalAveragePooling2D()(y)))
+    loaded = check(keras, randomised(keras.Model(x, y)), tmp_path, "keras")
+    found = [(node.op, node.attrs.get("activation")) for node in loaded.graph.nodes]
+    assert found == [
+        ("conv2d", None), ("conv2d", "prelu"), ("conv2d_transpose", None), ("activation", "prelu"),
+        ("global_avg_pool2d", None), ("conv2d", "prelu"),
+    ]  # fmt: skip
 
 
 def unet(keras):
@@ -223,6 +257,24 @@ def test_nested_and_shared_models(keras, file_format, tmp_path):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_layers_of_one_name_in_several_models(keras, file_format, tmp_path):
+    k = keras.layers
+
+    def part(name):
+        inside = [keras.Input((None, None, 4)), k.Conv2D(4, 1, name="conv"), k.ReLU()]
+        return keras.Sequential(inside, name=name)
+
+    x, y = keras.Input((None, None, 4)), keras.Input((None, None, 4))
+    inner = keras.Model(y, part("second")(part("first")(y)), name="inner")
+    model = randomised(keras.Model(x, k.Conv2D(2, 1, name="conv")(inner(x))))
+    loaded = check(keras, model, tmp_path, file_format, channels=4)
+    assert [node.name for node in loaded.graph.nodes] == [
+        "inner/first/conv", "inner/second/conv", "conv",
+    ]  # fmt: skip
+
+
+@pytest.mark.tensorflow
 def test_batch_normalisation_is_not_folded_where_others_read_on(keras, tmp_path):
     k, x = keras.layers, keras.Input((None, None, 3))
     y = k.Conv2D(4, 3, padding="same")(x)
@@ -240,10 +292,58 @@ def test_one_of_several_outputs(keras, tmp_path):
     model = randomised(keras.Model(x, [k.Conv2D(2, 1, name="a")(y), k.Conv2D(3, 1, name="b")(y)]))
     loaded = check(keras, model, tmp_path, "keras", output="b", index=1)
     assert [node.name for node in loaded.graph.nodes] == ["body", "b"]
-    with pytest.raises(ValueError, match=r"has the outputs \['a', 'b'\]; say which one with outp"):
-        fcn.load(tmp_path / "model.keras")
+    assert fcn.load(tmp_path / "model.keras").graph.outputs == {"a": "a", "b": "b"}
     with pytest.raises(ValueError, match=r"has the outputs \['a', 'b'\], not 'c'"):
         fcn.load(tmp_path / "model.keras", "c")
+
+
+def several(keras, named):
+    """Two inputs; outputs that are read, or made twice by one layer; a nested model with two."""
+    k, a = keras.layers, keras.Input((None, None, 3), name="image")
+    b = keras.Input((None, None, 1), name="mask")
+    u, v = keras.Input((None, None, 4)), keras.Input((None, None, 1))
+    product = k.Multiply()([u, v])
+    inner = keras.Model([u, v], [k.Conv2D(4, 1)(product), k.ReLU()(product)], name="inner")
+    shared = k.Conv2D(4, 3, padding="same", name="shared")
+    y = k.Conv2D(4, 3, padding="same", name="body")(a)
+    first, second = inner([k.BatchNormalization()(y), b])
+    third, _ = inner([first, b])
+    outputs = [shared(first), y, shared(second), k.Subtract(name="shared_1")([third, second])]
+    if named:
+        return keras.Model({"mask": b, "image": a}, dict(zip("wxyz", outputs, strict=True)))
+    return keras.Model([b, a], outputs)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("named", [False, True], ids=["lists", "names"])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_several_inputs_and_outputs(keras, file_format, named, tmp_path):
+    model, path = randomised(several(keras, named)), tmp_path / f"m.{file_format}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(path)
+    loaded, rng = fcn.load(path), np.random.default_rng(1)
+    assert loaded.graph.inputs == {"mask": 1, "image": 3}
+    feeds = {name: rng.normal(size=(2, *SIZE, c)).astype(np.float32)
+             for name, c in loaded.graph.inputs.items()}  # fmt: skip
+    ours = Session(loaded).run(feeds)
+    names = ["shared", "body", "shared:1", "shared_1"]
+    assert list(ours) == (list("wxyz") if named else names)
+    x = {name: feeds[name] for name in ("mask", "image")}
+    theirs = model(x if named else list(x.values()))
+    for y, expected in zip(ours.values(), theirs.values() if named else theirs, strict=True):
+        np.testing.assert_allclose(y, expected.numpy(), rtol=0, atol=2e-5)
+        assert np.ptp(y) > 1
+
+
+@pytest.mark.tensorflow
+def test_nested_models_take_lists(keras, tmp_path):
+    k, x = keras.layers, keras.Input((8, 8, 2), name="x")
+    u, v = keras.Input((8, 8, 2), name="u"), keras.Input((8, 8, 2), name="v")
+    inner = keras.Model({"u": u, "v": v}, k.Subtract()([u, v]), name="inner")
+    keras.Model(x, inner({"v": x, "u": k.ReLU()(x)})).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="'inner' is nested and takes or gives tensors by name"):
+        fcn.load(tmp_path / "m.keras")
 
 
 @pytest.mark.slow
@@ -315,8 +415,10 @@ def test_convert(tmp_path, capsys):
          r"layer 'evil' \(Lambda\) is not supported; Lambda holds code, which is not run"),
         ([INPUT, layer("Conv3D", "c")], r"'c' \(Conv3D\) is not supported; use Conv2D"),
         ([INPUT, layer("os.system", "c")], r"'c' \(os.system\) is not supported"),
-        ([INPUT, {**CONV, "config": {**CONV["config"], "groups": 3}}],
-         r"layer 'c' \(Conv2D\): groups=3 is not supported; use DepthwiseConv2D"),
+        ([INPUT, {**CONV, "config": {**CONV["config"], "groups": 2}}],
+         r"layer 'c' \(Conv2D\): groups=2 does not divide the 3 channels that it reads"),
+        ([INPUT, layer("PReLU", "p", shared_axes=[2])],
+         r"'p' \(PReLU\): shared_axes=\[2\]: slopes of pixels are not supported; use \[1, 2\]"),
         ([INPUT, {**CONV, "config": {**CONV["config"], "activation": "selu"}}],
          r"layer 'c' \(Conv2D\): activation 'selu' is not supported"),
         ([INPUT, {**CONV, "config": {**CONV["config"], "filters": 10**9}}],
@@ -349,6 +451,21 @@ def test_a_cycle_is_an_error(tmp_path):
     path = written(tmp_path / "m.keras", layers, "Functional", **ends)
     with pytest.raises(ValueError, match=r"the layers \['a', 'b'\] wait for each other"):
         fcn.load(path)
+
+
+def test_results_that_no_layer_gives(tmp_path):
+    for tensor in (["a", 0, 1], ["a", 1, 0], ["c", 0, 0]):
+        layers = [
+            {**INPUT, "inbound_nodes": []},
+            {**layer("ReLU", "a"), "inbound_nodes": call("input")},
+            {**layer("ReLU", "b"), "inbound_nodes": [[tensor]]},
+        ]
+        ends = {"input_layers": ["input", 0, 0], "output_layers": ["b", 0, 0]}
+        path = written(tmp_path / "m.keras", layers, "Functional", **ends)
+        with pytest.raises(
+            ValueError, match=rf"layer 'b' reads what \['{tensor[0]}'\] do not give"
+        ):
+            fcn.load(path)
 
 
 def test_links_to_other_files_are_refused(tmp_path):

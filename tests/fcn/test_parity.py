@@ -207,10 +207,16 @@ def test_other_coordinates_break_the_bound_of_a_resize(monkeypatch, coordinates)
 def perturbed(model, node, tensors):
     """The model with one weight of a node slightly off: one that joins two channels in use."""
     kernel = model.weights[f"{node.name}/kernel"].copy()
-    c, k = (int(tensors[t].mean(axis=(0, 1, 2)).argmax()) for t in (node.inputs[0], node.name))
+    used, k = (tensors[t].mean(axis=(0, 1, 2)) for t in (node.inputs[0], node.name))
+    groups = node.attrs.get("groups", 1)
+    group, k = divmod(int(k.argmax()), len(k) // groups)
+    c = int(np.split(used, groups)[group].argmax())
     if node.op == "depthwise_conv2d":
         c, k = divmod(k, kernel.shape[3])
-    taps = kernel[..., k, c] if node.op == "conv2d_transpose" else kernel[..., c, k]
+    if node.op == "conv2d_transpose":
+        taps = np.split(kernel, groups, axis=3)[group][..., k, c]
+    else:
+        taps = np.split(kernel, groups, axis=3)[group][..., c, k]
     taps[taps.shape[0] // 2, taps.shape[1] // 2] += 0.05 * np.abs(kernel).max()
     return Model(model.graph, {**model.weights, f"{node.name}/kernel": kernel})
 

@@ -100,7 +100,7 @@ def test_nested_and_shared_layers_are_found(keras, tmp_path):
     assert report.passed, str(report)
     assert len(report.layers) == len(model.graph.nodes)
     tensors = {layer.tensor: layer.name for layer in report.layers}
-    assert {"first", "shared", "shared_1", "shared_2", "tail/last"} <= tensors.keys()
+    assert {"first", "shared", "shared:1", "shared:2", "tail/last"} <= tensors.keys()
     # the activation of one model has become part of a convolution in another
     assert tensors[next(t for t in tensors if t.startswith("tail/re_lu"))].startswith("inner/conv")
 

@@ -70,7 +70,7 @@ def test_what_is_fused():
     assert fused(graph, odd) == [("c3", "sum")]  # a "same" pool covers the remainder
     graph = models.two_conv(4)  # its pools are "valid"
     assert fused(graph, odd) == [("conv1", "pool1"), ("conv2", "pool2")]
-    program = Session(integer_model(graph))._program(odd)
+    program = Session(integer_model(graph)).program(odd)
     assert [step.node.name for step in program.steps] == ["pool1", "pool2", "upsample"]
     assert program.steps[0].plan.spec.pool
     assert program.steps[0].shape == (1, 15, 16, 64)
@@ -82,7 +82,7 @@ def test_sums_and_crops_are_fused():
         ("upscore2", "upscore2c"), ("score_pool4", "fuse_pool4"),
         ("upscore_pool4", "upscore_pool4c"), ("score_pool3", "fuse_pool3"), ("upscore8", "score"),
     ]  # fmt: skip
-    program = Session(integer_model(graph))._program((1, 36, 52, 3), True)
+    program = Session(integer_model(graph))._program(((1, 36, 52, 3),), True)
     plans = {step.node.name: step.plan.spec for step in program.steps if step.plan}
     assert plans["fuse_pool4"].add
     assert plans["score"].out == (1, 36, 52, 3)
@@ -149,8 +149,8 @@ def test_output_of_the_graph_is_never_fused_away():
 def test_no_buffer_is_written_while_it_is_needed(name):
     graph = GRAPHS[name]
     shape = (1, *sized(graph, 40, 24), graph.channels)
-    program = Session(integer_model(graph))._program(shape)
-    slots, sizes = _assign(program.steps, graph.output)
+    program = Session(integer_model(graph)).program(shape)
+    slots, sizes = _assign(program.steps, {graph.output})
     holds = {}
     for step in program.steps:
         for tensor in step.inputs:
@@ -235,6 +235,57 @@ def test_strided_input():
     x = integers((1, 32, 16, 6), 0)[:, ::-2, :, ::2]
     y = Session(model, algorithm="direct").run(x)
     np.testing.assert_array_equal(y, oracle(model, x)["upsample"])
+
+
+def test_several_inputs_and_outputs():
+    """Outputs that others read, one that is another's input, and each buffer used again."""
+    nodes = (
+        conv("a", "image", 4, padding="same", activation="relu"),
+        pool("p", "a"),
+        conv("b", "p", 2),
+        Node("near", "upsample2d", ("p",), {"factor": 2}),
+        Node("m", "multiply", ("near", "mask")),
+        conv("c", "m", 2, padding="same"),
+    )
+    graph = Graph(
+        "several", {"image": 3, "mask": 1}, nodes, {"w": "a", "x": "c", "y": "p", "z": "b"}
+    )
+    session = Session(integer_model(graph), algorithm="direct")
+    for seed in (1, 2):
+        image, mask = integers((2, 8, 6, 3), seed), integers((2, 8, 6, 1), seed + 5)
+        expected = oracle(session.model, image=image, mask=mask)
+        found = session.run({"mask": mask, "image": image})
+        assert list(found) == ["w", "x", "y", "z"]
+        for name, node in graph.outputs.items():
+            np.testing.assert_array_equal(found[name], expected[node])
+            assert len(np.unique(found[name])) > 2
+    alone = session.run({"image": image[0], "mask": mask[0]})
+    np.testing.assert_array_equal(alone["x"], found["x"][0])
+    for feeds, message in (
+        ({"image": image}, r"running several: it reads \['image', 'mask'\], got \['image'\]"),
+        ({"image": image, "mask": mask[..., 0]}, r"reads \(2, h, w, 1\) arrays, got shape \(1, "),
+        (image, r"several gives \['w', 'x', 'y', 'z'\], and this needs a network"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            session.run(feeds)
+    with pytest.raises(
+        ValueError, match=r"several reads \['image', 'mask'\], and this needs a netw"
+    ):
+        session.segment(picture((8, 6)))
+
+
+def test_one_input_by_name():
+    session = Session(integer_model(GRAPHS["two_conv"]))
+    x = integers((8, 8, 3), 1)
+    np.testing.assert_array_equal(session.run({"input": x})["upsample"], session.run(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"band": 8}])
+def test_pictures_need_one_output(options):
+    graph = GRAPHS["two_conv"]
+    graph = Graph("both", 3, graph.nodes, {"a": "upsample", "b": "conv1"})
+    with pytest.raises(ValueError, match=r"both gives \['a', 'b'\], and this needs a network with"):
+        Session(integer_model(graph)).segment(picture((8, 6)), **options)
 
 
 # --- segment -----------------------------------------------------------------------------------

@@ -120,6 +120,10 @@ def test_double_precision(graph):
 @pytest.mark.parametrize("graph", [SMALL, *EVERY_OP.values()], ids=lambda g: g.name)
 def test_weights_come_back_bit_for_bit(graph):
     weights = random_weights(graph)
+    if graph.name == "in_groups":
+        with pytest.raises(ValueError, match=r"a \(conv2d\): its weights do not come back"):
+            tf_reference.get_weights(tf_reference.build(graph, weights), graph)
+        return
     back = tf_reference.get_weights(tf_reference.build(graph, weights), graph)
     assert back.keys() == weights.keys()
     for name, value in weights.items():
