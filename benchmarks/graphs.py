@@ -31,6 +31,10 @@ class Network:
     graph: Graph
     x: Shape
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Weights do not travel to other processes, which make the same ones if they need them."""
+        return Network, (self.graph, self.x)
+
     @property
     def out(self) -> Shape:
         """Shape of the result."""

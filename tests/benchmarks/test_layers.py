@@ -1,5 +1,6 @@
 """What is timed, and what the right answer is."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from benchmarks.peers import PEERS
 from benchmarks.summary import PEER_KINDS
 from fastconv import plan_conv2d
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
+from fcn import models
 from fcn.graph import Graph, Node
 from tests.benchmarks.tiny import GENERAL, LAYER, TINY, as_reference
 
@@ -223,6 +225,15 @@ def test_specs_say_all_that_the_nodes_say():
         Pool2d((2, 5, 7, 8), "max", (2, 2), (2, 2), ((0, 1), (0, 1))): ["d"],
         ConvTranspose2d((2, 3, 4, 8), (3, 3, 4, 8), (2, 2), ((0, 1), (0, 1)), (6, 8)): ["e"],
     }  # fmt: skip
+
+
+def test_weights_of_a_network_stay_in_their_process():
+    network = Network(models.fcn8s(3, width=4, fc=16, fc_kernel=3), (1, 37, 45, 3))
+    before = network.model.weights["fc6/kernel"]
+    data = pickle.dumps(network)
+    assert len(data) < before.nbytes
+    assert pickle.loads(data) == network
+    np.testing.assert_array_equal(pickle.loads(data).model.weights["fc6/kernel"], before)
 
 
 def test_layers_of_a_network_name_their_nodes():
