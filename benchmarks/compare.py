@@ -216,7 +216,9 @@ def folder() -> Path:
 
 def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
     """Options of this command that others share; `rounds` by default."""
-    parser.add_argument("--engines", default=",".join(peers.PEERS), help="names: %(default)s")
+    usual = ",".join(name for name, kind in peers.PEERS.items() if kind != "restricted")
+    parser.add_argument("--engines", default=usual,
+                        help=f"names: %(default)s; {peers.AVX2} is there, too")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=rounds, help="%(default)s")
     parser.add_argument("--seconds", type=float, default=0.15, help="of a turn: %(default)s")
     parser.add_argument("--out", type=Path, help="JSON file; default below benchmarks/results")

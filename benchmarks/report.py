@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import check, plots, startup
-from benchmarks.peers import OURS
+from benchmarks.peers import AVX2, OURS
 from benchmarks.summary import (
     FORMAT,
     PEER_KINDS,
@@ -21,12 +21,15 @@ from benchmarks.summary import (
     layers,
     missed,
     ratios,
+    speedup,
 )
 
 MEMORY = (
     "Megabytes that a process has held at most, once it has read a network from a file of the "
     "engine's own kind and run it three times; TensorFlow makes its own in memory."
 )
+WITHOUT = "Time of fastconv with the kernels for CPUs that have AVX2 only, over its own."
+SHOWN = ("own", "restricted", "direct", "winograd")  # kinds of engines, in this order
 SLOW = 1.1  # "auto" that takes longer than this times the best algorithm is named
 
 
@@ -63,7 +66,7 @@ def _wanted(group: Json, goal: str) -> str:
 
 def group_table(result: Json, group: Json) -> str:
     """One row per layer of a class: every engine's time, and the ratios beside their goals."""
-    names = engines(result, "own", "direct", "winograd")
+    names = engines(result, *SHOWN)
     found = {goal: ratios(result, group, goal) for goal in PEER_KINDS}
     rows = []
     for layer in group["layers"]:
@@ -100,6 +103,22 @@ def own(result: Json) -> str:
     )  # fmt: skip
 
 
+def restricted(result: Json) -> str:
+    """What wider vectors bring: the time without AVX-512 over that with it."""
+    rows = []
+    for group in result["classes"]:
+        found = {
+            layer["name"]: value[0]
+            for layer in group["layers"]
+            if (value := speedup(layer, AVX2)) is not None
+        }
+        if found:
+            worst = max(found, key=lambda name: found[name])
+            mean = geometric_mean(found.values())
+            rows.append([group["name"], f"{mean:.2f}", f"{found[worst]:.2f}", worst])
+    return table(["class", "mean", "most", "of"], rows)
+
+
 def choices(result: Json) -> str:
     """Layers on which an algorithm of ours is clearly faster than the one that is chosen."""
     lines = []
@@ -113,7 +132,7 @@ def choices(result: Json) -> str:
 
 def memory(result: Json) -> str:
     """Peak memory of whole networks."""
-    names = engines(result, "own", "direct", "winograd")
+    names = engines(result, *SHOWN)
     rows = []
     for layer in layers(result):
         times = {name: best(layer, name) for name in names}
@@ -128,7 +147,7 @@ def memory(result: Json) -> str:
 
 def errors(result: Json) -> str:
     """The error of what was timed."""
-    names = engines(result, "own", "direct", "winograd")
+    names = engines(result, *SHOWN)
     rows = []
     for layer in layers(result):
         row = [layer["name"]]
@@ -214,6 +233,7 @@ def markdown(result: Json) -> str:
             "shares is that of the roofline.",
             own(result),
             choices(result),
+            *(["## Without AVX-512", WITHOUT, text] if (text := restricted(result)) else []),
             *(["## Peak memory", MEMORY, text] if (text := memory(result)) else []),
             "## Errors",
             "Relative L2 norm, beside float64; of labels see `benchmarks.check.error`.",

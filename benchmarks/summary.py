@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.peers import AUTO, OURS
+from benchmarks.peers import AUTO, AVX2, OURS
 
 FORMAT = 2  # of the JSON files
 PEER_KINDS = {"direct": ("direct",), "all": ("direct", "winograd")}  # goal -> kinds of engines
@@ -51,7 +51,8 @@ def times(layer: Json, engine: str) -> list[Time]:
 def best(layer: Json, engine: str) -> Time | None:
     """The fastest variant of a peer, or what fastconv chose by itself; None where none ran."""
     found = times(layer, engine)
-    return min((t for t in found if engine != OURS or t.variant == AUTO), default=None)
+    chooses = engine in (OURS, AVX2)
+    return min((t for t in found if not chooses or t.variant == AUTO), default=None)
 
 
 def best_own(layer: Json) -> Time | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks import peers
 from benchmarks.layers import Layer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +69,7 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "benchmarks.server", name, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=ROOT,
-            env={**os.environ, **quiet, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, **quiet, "OMP_NUM_THREADS": str(threads), **peers.environment(name)},
         )  # fmt: skip
         try:
             self.version: str = self._reply()

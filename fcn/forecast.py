@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 
 from fcn import native
-from fcn.session import Program, Session
+from fcn.program import Program
+from fcn.session import Session
 
 __all__ = ["describe"]
 

@@ -1,7 +1,8 @@
 """The operations of a graph: one row for each, with its attributes and its rules for shapes.
 
-An operation is added in four places: here, in `fcn.session` (how it runs), in `fcn.tf_reference`
-(what TensorFlow calls it) and in `fcn.tolerances` (how far the two may lie apart).
+An operation is added in several places: here, in `fcn.steps` (how it runs), `fcn.rows` (which rows
+it reads), `fcn.tf_reference` and `fcn.onnx.export` (what others call it), and in `fcn.tolerances`
+(how far two of its results may lie apart).
 """
 
 import math

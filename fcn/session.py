@@ -1,4 +1,4 @@
-"""Run a model: plans per input shape, fused layers, buffers that are used again.
+"""Run a model: logits, labels, and how sure they are.
 
 A convolution runs with the pool or the sum behind it (`fcn.fusion`), and what only the argmax reads
 is never kept, so the largest tensors of a network never reach memory. `Session.layers` runs every
@@ -8,20 +8,19 @@ node by itself instead, for comparisons.
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-import fastconv
 from fcn import images, scores
-from fcn.fusion import Group, groups
+from fcn.fusion import Group
 from fcn.graph import INPUT, Graph, Model, Node, Shape
-from fcn.steps import Packed, Step, compile_step, gives_labels, kernel_bytes
+from fcn.program import Program
+from fcn.steps import Packed, Step, compile_step
 
 if TYPE_CHECKING:
     from fcn.bands import Bands, Schedule
@@ -32,103 +31,6 @@ __all__ = ["Session"]
 Array = npt.NDArray[np.float32]
 
 PROGRAMS = 8  # input shapes whose plans a session keeps; they share packed weights
-
-
-class Program:
-    """The steps of a graph for inputs of some shapes, and which buffer each result goes to."""
-
-    def __init__(
-        self,
-        model: Model,
-        inputs: Sequence[Shape],
-        packed: Packed,
-        *,
-        algorithm: str = "auto",
-        num_threads: int | None = None,
-        device: str = "cpu",
-        labels: bool = False,
-    ) -> None:
-        graph, shapes = model.graph, model.graph.shapes(*inputs)
-        self.outputs = set(graph.outputs.values())
-        found = list(groups(graph, shapes))
-        self.labels = labels and gives_labels(found[-1], shapes)
-        steps = {
-            group.last.name: compile_step(
-                group,
-                shapes,
-                model.weights,
-                packed,
-                algorithm=algorithm,
-                num_threads=num_threads,
-                device=device,
-                labels=self.labels and group is found[-1],
-            )
-            for group in sorted(found, key=lambda g: kernel_bytes(g, model.weights), reverse=True)
-        }
-        self.steps = [steps[group.last.name] for group in found]
-        self.slots, self.sizes = _assign(self.steps, self.outputs)
-
-    @property
-    def packed_bytes(self) -> int:
-        """Memory of the packed weights."""
-        return sum(step.plan.packed_bytes for step in self.steps if step.plan is not None)
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Memory that a step may borrow; each borrows the same."""
-        return max((s.plan.scratch_bytes for s in self.steps if s.plan is not None), default=0)
-
-    def buffers(self) -> dict[str, Array]:
-        """A new set of arrays for all results but the outputs, which the caller keeps."""
-        flat = [fastconv.aligned_empty((size,), np.float32) for size in self.sizes]
-        shapes = {s.node.name: s.shape for s in self.steps if s.node.name in self.slots}
-        return {
-            name: flat[self.slots[name]][: math.prod(shape)].reshape(shape)
-            for name, shape in shapes.items()
-        }
-
-    def run(self, x: Array, buffers: dict[str, Array]) -> npt.NDArray[Any]:
-        """The one output, or labels, for `x` in a new array; `buffers` are overwritten."""
-        (result,) = self.run_all({INPUT: x}, buffers).values()
-        return result
-
-    def run_all(
-        self, inputs: Mapping[str, Array], buffers: dict[str, Array]
-    ) -> dict[str, npt.NDArray[Any]]:
-        """The tensors of all outputs, in new arrays."""
-        results = {
-            step.node.name: fastconv.aligned_empty(step.shape, step.dtype)
-            for step in self.steps
-            if step.node.name in self.outputs
-        }
-        tensors = {**inputs, **buffers, **results}
-        for step in self.steps:
-            step.run([tensors[name] for name in step.inputs], tensors[step.node.name])
-        return results
-
-
-def _assign(steps: Sequence[Step], outputs: Collection[str]) -> tuple[dict[str, int], list[int]]:
-    """Tensor name -> buffer number, and the size of each buffer in numbers.
-
-    A buffer is free again after the last step that reads its tensor; a result takes the largest
-    free one, so that buffers grow as little as possible.
-    """
-    last_read = {name: i for i, step in enumerate(steps) for name in step.inputs}
-    slots: dict[str, int] = {}
-    sizes: list[int] = []
-    free: list[int] = []
-    for i, step in enumerate(steps):
-        name = step.node.name
-        if name not in outputs:
-            if not free:
-                free.append(len(sizes))
-                sizes.append(0)
-            slot = max(free, key=sizes.__getitem__)
-            free.remove(slot)
-            slots[name] = slot
-            sizes[slot] = max(sizes[slot], math.prod(step.shape))
-        free += [slots[n] for n in set(step.inputs) if n in slots and last_read[n] == i]
-    return slots, sizes
 
 
 class Session:

@@ -14,10 +14,13 @@ import numpy as np
 from benchmarks.layers import Array, Layer
 
 OURS, AUTO = "fastconv", "auto"  # AUTO: its variant that counts, where it chooses by itself
+AVX2 = "fastconv-avx2"  # the same, as it runs on CPUs without AVX-512
 
-# engine -> kind. "direct" engines multiply out every product; "winograd" ones have fewer to do.
+# engine -> kind. "direct" engines multiply out every product; "winograd" ones have fewer to do; the
+# "restricted" one takes part if it is asked for.
 PEERS = {
     OURS: "own",
+    AVX2: "restricted",
     "tensorflow": "direct",
     "torch": "direct",
     "onnxruntime": "direct",
@@ -74,12 +77,19 @@ def load(name: str, threads: int) -> Engine:
     ImportError
         If its package is not installed.
     """
-    module = "ours" if name == OURS else name
-    engine: Engine = importlib.import_module(f"{__name__}.{module}").Engine(threads)
+    engine: Engine = _module(name).Engine(threads)
     return engine
 
 
 def settings(name: str) -> str:
     """How the engine is run, in one line."""
-    module = importlib.import_module(f"{__name__}.{'ours' if name == OURS else name}")
-    return str(module.Engine.__doc__).partition("\n")[0]
+    return str(_module(name).Engine.__doc__).partition("\n")[0]
+
+
+def environment(name: str) -> dict[str, str]:
+    """What an engine's process needs in its environment."""
+    return {"NUMBA_CPU_NAME": "haswell"} if name == AVX2 else {}
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{'ours' if name in (OURS, AVX2) else name}")

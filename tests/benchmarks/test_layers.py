@@ -158,7 +158,10 @@ def test_classes_are_named_once_and_not_like_layers():
 
 
 def test_kinds_of_engines():
-    assert {kind for kinds in PEER_KINDS.values() for kind in kinds} == {*PEERS.values()} - {"own"}
+    assert {kind for kinds in PEER_KINDS.values() for kind in kinds} == {*PEERS.values()} - {
+        "own",
+        "restricted",
+    }
 
 
 def test_goals_of_a_layer_come_first():

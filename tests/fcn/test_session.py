@@ -8,7 +8,8 @@ import pytest
 from fcn import models
 from fcn.fusion import groups
 from fcn.graph import Graph, Model, Node
-from fcn.session import Session, _assign
+from fcn.program import _assign
+from fcn.session import Session
 from tests.fcn.networks import (
     EVERY_OP,
     NARROW,
