@@ -8,13 +8,16 @@ import argparse
 import math
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 import fastconv
 from benchmarks import compare, networks, report
+from fcn import native
 from fcn.session import Session
 
 STEP = 1.5  # pixels of a picture over those of the one before
@@ -27,24 +30,28 @@ def sizes(first: int, last: int) -> list[int]:
 
 
 def measure(name: str, sides: Sequence[int], memory: str, threads: int, rounds: int) -> list[float]:
-    """Seconds for each size: medians of rounds that take all sizes in turn.
+    """Seconds for each size: medians of calls, after one that makes the plans.
 
-    A picture is segmented once before its first round, so that its plans are there.
+    Each size has a session of its own, whose weights are mapped from a file.
     """
-    session = Session(networks.NETWORKS[name].model, threads)
-    channels = session.model.graph.channels
+    model = networks.NETWORKS[name].model
+    channels = model.graph.channels
     pixels = np.random.default_rng(0).integers(0, 256, (sides[-1], sides[-1], channels), np.uint8)
-    times: dict[int, list[float]] = {side: [] for side in sides}
-    for i in range(rounds + 1):
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        native.save(model, Path(folder) / "model.npz")
         for side in sides:
-            compare.progress(f"round {i} of {rounds}, {side} x {side}")
+            compare.progress(f"{side} x {side}")
+            session = Session(native.load(Path(folder) / "model.npz"), threads)
             image = np.ascontiguousarray(pixels[:side, :side])
-            start = time.perf_counter()
-            session.segment(image, memory=memory)
-            if i:
-                times[side].append(time.perf_counter() - start)
+            times = []
+            for _ in range(rounds + 1):
+                start = time.perf_counter()
+                session.segment(image, memory=memory)
+                times.append(time.perf_counter() - start)
+            found.append(statistics.median(times[1:]))
     compare.progress("")
-    return [statistics.median(times[side]) for side in sides]
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

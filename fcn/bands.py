@@ -232,7 +232,8 @@ class Bands:
 
     def nbytes(self, schedule: Schedule) -> int:
         """Memory of a run; weights are packed to know it."""
-        return self._weights() + self._scratch(schedule) + self._tensors(schedule)
+        scratch = self._scratch(schedule)  # packs weights
+        return self._weights() + scratch + self._tensors(schedule)
 
     def schedule_within(self, limit: int) -> Schedule:
         """The schedule of the tallest bands that take no more than `limit` bytes.

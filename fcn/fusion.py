@@ -70,8 +70,13 @@ def groups(graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[Group]:
     heads: dict[str, Node] = {}  # of the group that each node ends
     for node in nodes:
         for name in reversed(reads(node)):  # of a sum the convolution that comes last
-            if name in known and readers[name] == 1 and _joins(known[name], node, shapes):
-                heads[node.name] = known[name]
+            head = known.get(name)
+            if head is None or readers[name] > 1 or not _joins(head, node, shapes):
+                continue
+            # A skip's convolution does not wait for the other summand: its input, which goes on
+            # into the network, would have to be kept for it, and is larger than its result.
+            if node.op != "add" or readers[head.inputs[0]] == 1:
+                heads[node.name] = head
                 break
         known[node.name] = node
     inside = {head.name for head in heads.values()}
