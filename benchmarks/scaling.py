@@ -1,7 +1,8 @@
 """Time of a whole network against the size of the picture: ``python -m benchmarks.scaling``.
 
-`Session.segment` with a limit on memory, labels included, on square pictures, each with 1.5 times
-the pixels of the one before. What grows faster than the pixels would show here.
+`Session.segment` with a limit on memory, labels included, on square pictures, each with about 1.5
+times the pixels of the one before and multiples of the network's total stride as sides. What grows
+faster than the pixels would show here.
 """
 
 import argparse
@@ -23,10 +24,11 @@ from fcn.session import Session
 STEP = 1.5  # pixels of a picture over those of the one before
 
 
-def sizes(first: int, last: int) -> list[int]:
+def sizes(first: int, last: int, stride: int) -> list[int]:
     """Sides of the pictures."""
     count = round(math.log((last / first) ** 2, STEP))
-    return [round(first * STEP ** (i / 2)) for i in range(count)] + [last]
+    exact = [first * STEP ** (i / 2) for i in range(count)] + [last]
+    return [round(side / stride) * stride for side in exact]
 
 
 def measure(name: str, sides: Sequence[int], memory: str, threads: int, rounds: int) -> list[float]:
@@ -64,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=fastconv.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
     options = parser.parse_args(arguments)
-    sides = sizes(options.first, options.last)
+    stride = networks.NETWORKS[options.network].graph.total_stride
+    sides = sizes(options.first, options.last, stride)
     found = measure(options.network, sides, options.memory, options.threads, options.rounds)
     rows = []
     for i, (side, seconds) in enumerate(zip(sides, found, strict=True)):
