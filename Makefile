@@ -56,7 +56,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-installed: EXTRAS := demo
-$(VENV)/.test-installed: EXTRAS := dev,tensorflow,cuda
+$(VENV)/.test-installed: EXTRAS := dev,verify,cuda
 $(VENV)/.check-installed: EXTRAS := dev
 $(VENV)/.bench-installed: EXTRAS := bench
 

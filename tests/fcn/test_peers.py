@@ -17,9 +17,13 @@ import fcn
 from fcn import cli, parity, peers
 from fcn.graph import Model
 from fcn.session import Session
-from tests.fcn.test_keras import deeplab, randomised, unet
-from tests.fcn.test_onnx import LANES, numbers, torch_networks, write
-from tests.fcn.test_parity import perturbed
+
+pytest.importorskip("h5py")
+pytest.importorskip("onnx")
+
+from tests.fcn.test_keras import deeplab, randomised, unet  # noqa: E402
+from tests.fcn.test_onnx import LANES, numbers, torch_networks, write  # noqa: E402
+from tests.fcn.test_parity import perturbed  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
 SIZE = (24, 20)
