@@ -21,9 +21,9 @@ from fcn.session import Session
 pytest.importorskip("h5py")
 pytest.importorskip("onnx")
 
-from tests.fcn.test_keras import deeplab, randomised, unet  # noqa: E402
-from tests.fcn.test_onnx import LANES, numbers, torch_networks, write  # noqa: E402
-from tests.fcn.test_parity import perturbed  # noqa: E402
+from tests.fcn.test_keras import deeplab, randomised, unet
+from tests.fcn.test_onnx import LANES, numbers, torch_networks, write
+from tests.fcn.test_parity import perturbed
 
 pytestmark = pytest.mark.tensorflow
 SIZE = (24, 20)
