@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = ["Packed", "Step", "compile_band", "compile_step", "gives_labels", "ke
 
 Array = npt.NDArray[np.float32]
 FLOAT = np.dtype(np.float32)
+SHARED = 1 << 20  # numbers whose copy is worth starting threads, which take 0.1 ms
 Packed = dict[str, fastconv.Weights]  # name of the node -> its kernel, for all plans of a session
 
 
@@ -189,7 +191,7 @@ def compile_band(
     elif node.op in THREADED:
         call = functools.partial(THREADED[node.op], **where, **node.attrs)
     elif node.op == "concat":
-        call = _concat
+        call = functools.partial(_concat, num_threads=num_threads)
     else:
         call = functools.partial(_place, top=band.pad[0], left=_left(node))
     return Step(group, band, out, fastconv.label_dtype(channels) if labels else FLOAT, call)
@@ -267,8 +269,20 @@ def _together(op: str, *inputs: Array, out: Array, activation: str | None = None
         np.clip(out, *CLAMPS[activation], out=out)
 
 
-def _concat(*inputs: Array, out: Array) -> None:
-    np.concatenate(inputs, axis=-1, out=out)
+def _concat(*inputs: Array, num_threads: int | None, out: Array) -> None:
+    """Side by side; a large result by as many threads, since NumPy copies without Python's lock."""
+    threads = num_threads or fastconv.get_num_threads() if out.size >= SHARED else 1
+    height = max(-(-out.shape[1] // threads), 1)
+
+    def part(low: int) -> None:
+        rows = slice(low, low + height)
+        np.concatenate([x[:, rows] for x in inputs], axis=-1, out=out[:, rows])
+
+    if threads == 1:
+        return part(0)
+    with ThreadPoolExecutor(threads) as pool:  # of this call, so that a fork finds no dead threads
+        list(pool.map(part, range(0, out.shape[1], height)))
+    return None
 
 
 def _place(x: Array, *, top: int, left: int, out: Array) -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from fcn import models
+from fcn import models, steps
 from fcn.fusion import groups
 from fcn.graph import Graph, Model, Node
 from fcn.program import _assign
@@ -87,6 +87,15 @@ def test_sums_and_crops_are_fused():
     assert plans["score"].out == (1, 36, 52, 3)
     assert program.labels
     assert program.steps[-1].dtype == np.uint8
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_joined_maps_are_shared_by_threads(threads, monkeypatch):
+    monkeypatch.setattr(steps, "SHARED", 1)
+    nodes = (conv("a", "input", 3, kernel=1), Node("c", "concat", ("input", "a", "input")))
+    model, x = integer_model(Graph("g", 2, nodes, "c")), integers((2, 5, 4, 2), 0)
+    expected = oracle(model, x)["c"]
+    np.testing.assert_array_equal(Session(model, threads).run(x), expected)
 
 
 def test_what_several_read_is_not_fused():
