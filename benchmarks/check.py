@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.graphs import Network
+from benchmarks.graphs import Network, Operations, crop
 from benchmarks.layers import Array, Layer, Step, is_argmax
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
@@ -40,22 +40,14 @@ def answer(layer: Layer) -> Array:
 
 
 def _network(network: Network, x: Array) -> Array:
-    tensors = {"input": x}
-    for node, spec, arrays in network.steps():
-        inputs = [tensors[name] for name in node.inputs]
-        if spec is not None:
-            y = _step(spec, inputs[0], *arrays)
-        elif node.op == "concat":
-            y = np.concatenate(inputs, axis=3)
-        elif node.op == "add":
-            y = np.clip(inputs[0] + inputs[1], *CLAMPS[node.attrs["activation"]])
-        elif node.op == "crop":
-            (top, left), (_, rows, cols, _) = node.attrs["offset"], inputs[1].shape
-            y = inputs[0][:, top : top + rows, left : left + cols]
-        else:
-            raise ValueError(f"no answer is known for {node.where}")
-        tensors[node.name] = y
-    return tensors[network.graph.output]
+    operations = Operations(
+        window=lambda spec, *arrays: lambda x: _step(spec, x, *arrays),
+        concat=lambda *xs: np.concatenate(xs, axis=3),
+        add=np.add,
+        relu=lambda x: np.maximum(x, 0),
+        crop=crop,
+    )
+    return np.asarray(network.function(operations)(x))
 
 
 def error(layer: Layer, y: Array, expected: Array) -> float:

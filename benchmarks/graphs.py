@@ -1,8 +1,8 @@
 """Whole networks of `fcn` as one step of a benchmark, and their nodes as `fastconv` specs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,49 @@ from numpy.typing import NDArray
 from fastconv import shapes
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d, Resize2d
 from fcn import models
-from fcn.graph import Graph, Model, Node
+from fcn.fusion import reads
+from fcn.graph import INPUT, Graph, Model, Node
 
 Array = NDArray[Any]
 Spec = Conv2d | ConvTranspose2d | Pool2d | Resize2d
 Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What an engine makes of the nodes of a network, in functions of its own tensors.
+
+    Attributes
+    ----------
+    window : function of (spec, *arrays)
+        Gives the function of one tensor that computes a `Spec`.
+    concat : function of several tensors
+        Their channels side by side.
+    add : function of two tensors
+    relu : function of a tensor
+    crop : function of (tensor, offset, size)
+        `size` rows and columns from row and column `offset` on.
+    """
+
+    window: Callable[..., Callable[[Any], Any]]
+    concat: Callable[..., Any]
+    add: Callable[[Any, Any], Any]
+    relu: Callable[[Any], Any]
+    crop: Callable[..., Any]
+
+    def of(self, node: Node, spec: Spec | None, arrays: tuple[Array, ...], out: Shape) -> Any:
+        """The function of a node; NotImplementedError where there is none."""
+        if spec is not None:
+            return self.window(spec, *arrays)
+        if node.op == "concat":
+            return self.concat
+        if node.op == "crop":
+            return partial(self.crop, offset=node.attrs["offset"], size=out[1:3])
+        if node.op == "add" and node.attrs["activation"] is None:
+            return self.add
+        if node.op == "add" and node.attrs["activation"] == "relu":
+            return lambda x, y: self.relu(self.add(x, y))
+        raise NotImplementedError(node.where)
 
 
 @dataclass(frozen=True)
@@ -66,6 +104,28 @@ class Network:
                 zeros = np.zeros(spec.out[3], np.float32)
                 arrays = kernel.reshape(spec.w), zeros if bias is None else bias
             yield node, spec, arrays
+
+    def function(self, operations: Operations) -> Callable[[Any], Any]:
+        """The network as a function of an engine's tensor."""
+        known = self.graph.shapes(self.x)
+        steps = [
+            (node, operations.of(node, spec, arrays, known[node.name]))
+            for node, spec, arrays in self.steps()
+        ]
+
+        def run(x: Any) -> Any:
+            tensors = {INPUT: x}
+            for node, function in steps:
+                tensors[node.name] = function(*(tensors[name] for name in reads(node)))
+            return tensors[self.graph.output]
+
+        return run
+
+
+def crop(x: Any, offset: tuple[int, int], size: tuple[int, int]) -> Any:
+    """Some rows and columns of an (n, h, w, c) array of any library."""
+    (top, left), (rows, cols) = offset, size
+    return x[:, top : top + rows, left : left + cols]
 
 
 def _spec(node: Node, known: dict[str, Shape]) -> Spec | None:

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.graphs import Network
+from benchmarks.graphs import Operations
 from benchmarks.layers import Array, Filter, Layer, Step, is_global
 from benchmarks.peers import Program
 from benchmarks.peers.onnx_graph import to_nchw, to_nhwc
 from fastconv.shapes import Pad, Pair
 from fastconv.spec import NO_PAD, ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
-from fcn.graph import Node
 
 MAGIC = 7767517  # first line of the text format of networks
+REST = -233  # for a size: all that is left
 FLOAT32 = np.float32(0).tobytes()  # precedes weights that are stored as they are
 
 
@@ -113,51 +113,20 @@ def network(layer: Layer) -> tuple[str, bytes]:
     NotImplementedError
         Where ncnn has no such operation.
     """
+    net, blob = _Net(), "x"
     if layer.whole is not None:
-        return _whole(layer.whole)
-    net = _Net()
-    blob = "x"
+        return net.finished(layer.whole.function(net.operations())(blob))
     for step, arrays in zip(layer.steps, layer.weights(), strict=True):
         blob = net.step(blob, step, *arrays)
     return net.finished(blob)
-
-
-def _whole(network: Network) -> tuple[str, bytes]:
-    known, net = network.graph.shapes(network.x), _Net()
-    readers = Counter(name for node in network.graph.nodes for name in _read(node))
-    copies = {"input": net.split("x", readers["input"])}  # a blob has one reader
-    for node, spec, arrays in network.steps():
-        inputs = [copies[name].pop() for name in _read(node)]
-        if spec is not None:
-            blob = net.step(inputs[0], spec, *arrays)
-        elif node.op == "concat":
-            blob = net.add("Concat", inputs, {0: 0})
-        elif node.op == "add":
-            blob = net.add("BinaryOp", inputs, {0: 0})
-            if node.attrs["activation"]:
-                blob = net.add("ReLU", [blob], {})
-        elif node.op == "crop":
-            (top, left), (_, rows, cols, _) = node.attrs["offset"], known[node.name]
-            size = {0: left, 1: top, 2: 0, 3: cols, 4: rows, 5: known[node.name][3]}
-            blob = net.add("Crop", inputs, size)
-        else:
-            raise NotImplementedError(node.where)
-        copies[node.name] = net.split(blob, readers[node.name])
-    return net.finished(copies[network.graph.output].pop())
-
-
-def _read(node: Node) -> tuple[str, ...]:
-    """Of "crop" and "resize2d" the second input is there for its size."""
-    return node.inputs[:1] if node.op in ("crop", "resize2d") else node.inputs
 
 
 class _Net:
     """A network in ncnn's formats, grown layer by layer."""
 
     def __init__(self) -> None:
-        self._lines = ["Input x 0 1 x"]
+        self._layers: list[tuple[str, list[str], str, dict[int, Any]]] = [("Input", [], "x", {})]
         self._weights: list[bytes] = []
-        self._blobs = 1
 
     def step(self, blob: str, step: Step, *arrays: Array) -> str:
         """Add one step that reads `blob`; the name of its result."""
@@ -169,27 +138,47 @@ class _Net:
             self._weights += [FLOAT32, w.transpose(outputs_first).tobytes(), bias.tobytes()]
         return blob
 
-    def split(self, blob: str, count: int) -> list[str]:
-        """As many names of a blob as there are readers."""
-        if count < 2:
-            return [blob]
-        names = [f"t{self._blobs + i}" for i in range(count)]
-        self._blobs += count
-        self._lines.append(f"Split layer{len(self._lines)} 1 {count} {blob} {' '.join(names)}")
-        return names
+    def operations(self) -> Operations:
+        """What adds the nodes of a network."""
+
+        def crop(blob: str, offset: tuple[int, int], size: tuple[int, int]) -> str:
+            (top, left), (rows, cols) = offset, size
+            return self.add("Crop", [blob], {0: left, 1: top, 3: cols, 4: rows, 5: REST})
+
+        return Operations(
+            window=lambda spec, *arrays: lambda blob: self.step(blob, spec, *arrays),
+            concat=lambda *blobs: self.add("Concat", list(blobs), {0: 0}),
+            add=lambda a, b: self.add("BinaryOp", [a, b], {0: 0}),
+            relu=lambda blob: self.add("ReLU", [blob], {}),
+            crop=crop,
+        )
 
     def add(self, kind: str, blobs: list[str], parameters: dict[int, Any]) -> str:
         """Add a layer; the name of its result."""
-        name, values = f"t{self._blobs}", [f"{k}={v}" for k, v in parameters.items()]
-        self._blobs += 1
-        words = [kind, f"layer{len(self._lines)}", str(len(blobs)), "1", *blobs, name, *values]
-        self._lines.append(" ".join(words))
+        name = f"t{len(self._layers)}"
+        self._layers.append((kind, blobs, name, parameters))
         return name
 
     def finished(self, blob: str) -> tuple[str, bytes]:
-        """Text and weights; the result `blob` is named "y"."""
-        lines = [*self._lines, f"Noop last 1 1 {blob} y"]
-        text = "\n".join([str(MAGIC), f"{len(lines)} {self._blobs + 1}", *lines, ""])
+        """Text and weights; the result `blob` is named "y".
+
+        A blob has one reader: where there are more, a layer "Split" gives it so many names.
+        """
+        layers = [*self._layers, ("Noop", [blob], "y", {})]
+        readers = Counter(name for _, blobs, _, _ in layers for name in blobs)
+        names: dict[str, list[str]] = {}
+        lines, count = [], 0
+        for i, (kind, blobs, name, parameters) in enumerate(layers):
+            read = [names[each].pop() for each in blobs]
+            values = [f"{key}={value}" for key, value in parameters.items()]
+            lines.append(" ".join([kind, f"layer{i}", str(len(read)), "1", *read, name, *values]))
+            names[name] = [name]
+            count += 1
+            if (copies := readers[name]) > 1:
+                names[name] = [f"{name}_{j}" for j in range(copies)]
+                lines.append(f"Split split{i} 1 {copies} {name} {' '.join(names[name])}")
+                count += copies
+        text = "\n".join([str(MAGIC), f"{len(lines)} {count}", *lines, ""])
         return text, b"".join(self._weights)
 
 

@@ -1,11 +1,12 @@
 """A layer as an ONNX model, for the engines that read one."""
 
 import importlib
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.graphs import Network
+from benchmarks.graphs import Network, Operations
 from benchmarks.layers import Array, Filter, Layer, is_argmax, is_global
 from fastconv.shapes import Pad
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -88,26 +89,19 @@ class Graph:
 
     def network(self, network: Network) -> None:
         """Add all nodes of a network; the last one makes its result."""
-        known = network.graph.shapes(network.x)
-        tensors = {"input": INPUT}
-        for node, spec, arrays in network.steps():
-            inputs = [tensors[name] for name in node.inputs]
-            if spec is not None:
-                tensor = self.step(inputs[0], spec, *arrays)
-            elif node.op == "concat":
-                tensor = self._node("Concat", *inputs, axis=1)
-            elif node.op == "add":
-                tensor = self._node("Add", *inputs)
-                if node.attrs["activation"]:
-                    tensor = self._node("Relu", tensor)
-            elif node.op == "crop":
-                starts, (_, rows, cols, _) = np.array(node.attrs["offset"]), known[node.name]
-                ends = np.add(starts, (rows, cols))
-                bounds = (self._constant(np.array(v, np.int64)) for v in (starts, ends, (2, 3)))
-                tensor = self._node("Slice", inputs[0], *bounds)
-            else:
-                raise NotImplementedError(node.where)
-            tensors[node.name] = tensor
+
+        def crop(tensor: str, offset: tuple[int, int], size: tuple[int, int]) -> str:
+            ends = np.add(offset, size)
+            bounds = (self._constant(np.array(v, np.int64)) for v in (offset, ends, (2, 3)))
+            return self._node("Slice", tensor, *bounds)
+
+        network.function(Operations(
+            window=lambda spec, *arrays: lambda tensor: self.step(tensor, spec, *arrays),
+            concat=partial(self._node, "Concat", axis=1),
+            add=partial(self._node, "Add"),
+            relu=partial(self._node, "Relu"),
+            crop=crop,
+        ))(INPUT)  # fmt: skip
 
     def _filter(self, tensor: str, step: Filter, w: Array, bias: Array) -> str:
         inputs = tensor, self._constant(w.transpose(3, 2, 0, 1)), self._constant(bias)

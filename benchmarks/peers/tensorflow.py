@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.graphs import Network
+from benchmarks.graphs import Network, Operations, crop
 from benchmarks.layers import Array, Filter, Layer, Step, is_argmax, is_depthwise, is_global
 from benchmarks.peers import Program
 from fastconv import shapes
@@ -55,23 +55,15 @@ class Engine:
         return Program(lambda: function(x))
 
     def _network(self, network: Network, x: Any, variant: str) -> Any:
-        tf, tensors = self.tf, {"input": x}
-        for node, spec, arrays in network.steps():
-            inputs = [tensors[name] for name in node.inputs]
-            if spec is not None:
-                y = self._step(spec, inputs[0], variant, *arrays)
-            elif node.op == "concat":
-                y = tf.concat(inputs, -1)
-            elif node.op == "add":
-                y = tf.add(*inputs)
-                y = tf.nn.relu(y) if node.attrs["activation"] else y
-            elif node.op == "crop":
-                (top, left), (_, rows, cols, _) = node.attrs["offset"], inputs[1].shape
-                y = inputs[0][:, top : top + rows, left : left + cols]
-            else:
-                raise NotImplementedError(node.where)
-            tensors[node.name] = y
-        return tensors[network.graph.output]
+        tf = self.tf
+        operations = Operations(
+            window=lambda spec, *arrays: lambda x: self._step(spec, x, variant, *arrays),
+            concat=lambda *xs: tf.concat(xs, -1),
+            add=tf.add,
+            relu=tf.nn.relu,
+            crop=crop,
+        )
+        return network.function(operations)(x)
 
     def _step(self, step: Step, x: Any, variant: str, *arrays: Array) -> Any:
         tf = self.tf

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.graphs import Network
+from benchmarks.graphs import Network, Operations
 from benchmarks.layers import Array, Filter, Layer, Step, is_argmax, is_global
 from benchmarks.peers import Program
 from benchmarks.peers.onnx_graph import to_nhwc
@@ -59,41 +59,22 @@ class Engine:
         self.torch.jit.trace(self._network(layer.whole).eval(), x).save(str(path))
 
     def _network(self, whole: Network) -> Any:
-        nn, known = self.torch.nn, whole.graph.shapes(whole.x)
-        parts, others = nn.ModuleDict(), {}
-        for node, spec, arrays in whole.steps():
-            _, rows, cols, _ = known[node.name]
-            if spec is not None:
-                parts[_key(node.name)] = nn.Sequential(*self._modules(spec, *arrays))
-            elif node.op == "concat":
-                others[node.name] = lambda *inputs: self.torch.cat(inputs, 1)
-            elif node.op == "add":
-                relu = node.attrs["activation"] is not None
-                others[node.name] = lambda x, y, relu=relu: (x + y).relu() if relu else x + y
-            elif node.op == "crop":
-                area = zip(node.attrs["offset"], (rows, cols), strict=True)
-                down, across = (slice(first, first + count) for first, count in area)
-                others[node.name] = lambda x, _, d=down, a=across: x[:, :, d, a]
-            else:
-                raise NotImplementedError(node.where)
+        torch, parts = self.torch, self.torch.nn.ModuleList()
 
-        class Whole(nn.Module):  # type: ignore[misc, name-defined]
-            def __init__(self) -> None:
-                super().__init__()
-                self.parts = parts
+        def window(spec: Any, *arrays: Array) -> Any:
+            parts.append(torch.nn.Sequential(*self._modules(spec, *arrays)))
+            return parts[-1]
 
-            def forward(self, x: Any) -> Any:
-                tensors = {"input": x}
-                for node in whole.graph.nodes:
-                    inputs = [tensors[name] for name in node.inputs]
-                    part = others.get(node.name)
-                    if part is None:
-                        tensors[node.name] = self.parts[_key(node.name)](inputs[0])
-                    else:
-                        tensors[node.name] = part(*inputs)
-                return tensors[whole.graph.output]
+        def crop(x: Any, offset: tuple[int, int], size: tuple[int, int]) -> Any:
+            (top, left), (rows, cols) = offset, size
+            return x[:, :, top : top + rows, left : left + cols]
 
-        return Whole()
+        operations = Operations(
+            window, lambda *xs: torch.cat(xs, 1), torch.add, torch.nn.functional.relu, crop
+        )
+        network = self._module(whole.function(operations))
+        network.parts = parts  # what moves to another layout with it
+        return network
 
     def _modules(self, step: Step, *arrays: Array) -> Iterator[Any]:
         nn = self.torch.nn
@@ -149,11 +130,6 @@ class Engine:
                 return function(x)
 
         return Function()
-
-
-def _key(name: str) -> str:
-    """A name that PyTorch takes for a module."""
-    return name.replace(".", "/")
 
 
 def _before(pad: Pad) -> tuple[int, int]:
