@@ -24,7 +24,7 @@ import numpy.typing as npt
 import fastconv
 from fcn import native, rows, scores
 from fcn.fusion import Group, groups
-from fcn.graph import INPUT, Graph, Shape
+from fcn.graph import INPUT, Shape
 from fcn.rows import Band
 from fcn.session import Session
 from fcn.steps import Step, compile_band, gives_labels, kernel_bytes
@@ -106,11 +106,13 @@ class Schedule:
 
     Parameters
     ----------
-    graph : Graph
-    whole : (n, h, w, c)
-        Shape of the picture.
+    output : str
+        The node whose rows are wanted.
+    known : mapping of tensor name to shape
+        Of the whole picture.
+    groups : sequence of Group
     height : int
-        Rows of it that a round reads.
+        Rows of the picture that a round reads.
     units : mapping of str to int
         For the last node of each group `fcn.rows.unit`.
 
@@ -121,20 +123,23 @@ class Schedule:
         Tensor -> the most rows of it that are in memory at once.
     """
 
-    def __init__(self, graph: Graph, whole: Shape, height: int, units: Mapping[str, int]) -> None:
-        self.known = graph.shapes(whole)
-        self.groups = list(groups(graph, self.known))
+    def __init__(
+        self, output: str, known: Mapping[str, Shape], groups: Sequence[Group], height: int,
+        units: Mapping[str, int],
+    ) -> None:  # fmt: skip
+        self.known, self.groups = known, groups
         self.tasks: list[Task] = []
         self.done = dict.fromkeys([INPUT, *(g.last.name for g in self.groups)], 0)
         self.kept = dict(self.done)
-        self._units, self._output = units, graph.output
+        self._units, self._output = units, output
         self._most = {g.last.name: self._limit(g.last.name, height) for g in self.groups}
         self._readers = {
             name: [(g, g.inputs.index(name)) for g in self.groups if name in g.inputs]
             for name in self.done
         }
-        for low in range(0, whole[1], height):
-            self._add(None, INPUT, Band((low, min(low + height, whole[1])), ()))
+        end = known[INPUT][1]
+        for low in range(0, end, height):
+            self._add(None, INPUT, Band((low, min(low + height, end)), ()))
             while self._turns():
                 pass
 
@@ -221,14 +226,15 @@ class Bands:
         self.known = self.graph.shapes(whole)
         self.groups = list(groups(self.graph, self.known))
         self.algorithms = {g.last.name: self._algorithm(g) for g in self.groups}
+        self._units = {g.last.name: rows.unit(g, self.algorithms[g.last.name]) for g in self.groups}
         self.labels = labels and gives_labels(self.groups[-1], self.known)
         self._steps: dict[Any, Step] = {}
 
     def schedule(self, height: int) -> Schedule:
         """Rounds of so many rows; more to make a multiple of the network's total stride."""
         stride = self.graph.total_stride
-        units = {g.last.name: rows.unit(g, self.algorithms[g.last.name]) for g in self.groups}
-        return Schedule(self.graph, self.whole, -(-height // stride) * stride, units)
+        rounded = -(-height // stride) * stride
+        return Schedule(self.graph.output, self.known, self.groups, rounded, self._units)
 
     def nbytes(self, schedule: Schedule) -> int:
         """Memory of a run; weights are packed to know it."""
