@@ -1,14 +1,32 @@
 """What several test modules need."""
 
 import importlib
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 # Before TensorFlow is imported. The Makefile does it, too.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+class WithoutCuda:
+    """Leaves out what needs the `cuda` extra, in the package, too. `make test` installs it."""
+
+    @staticmethod
+    def pytest_ignore_collect(collection_path):
+        left_out = ROOT / "fastconv" / "cuda", ROOT / "tests" / "fastconv" / "cuda"
+        return True if collection_path in left_out else None
+
+
+def pytest_configure(config):
+    if importlib.util.find_spec("numba_cuda") is None:
+        config.pluginmanager.register(WithoutCuda())
 
 
 @pytest.fixture(scope="session")
