@@ -117,6 +117,8 @@ def _products(dtype: str) -> list[Kernel]:
             ("gemm_pool", 12, 2, "avx512f"),
             ("gemm_pool", 4, 1, ""),
             ("panels", 14, 2, "avx512f"),
+            ("panels", 8, 3, "avx512f"),
+            ("panels", 24, 1, "avx512f"),
             ("panels", 6, 4, "avx512f"),
             ("panels", 6, 1, ""),
         )

@@ -77,8 +77,9 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     """
     dtype = WORKING[spec.dtype]
     rows = candidates("panels", dtype)
-    wide, tall = max(rows, key=lambda k: k.nr), max(rows, key=lambda k: k.mr)
     c, k = spec.w[2:]
+    wide = max(rows, key=lambda row: row.nr)
+    tall = min(rows, key=lambda row: -(-k // row.nr) * row.nr)  # fewest columns of padding
     weights = products * c * k * ITEMSIZE[dtype]
     block = max(min(BLOCK_ROWS, tiles // SHARES) // tall.mr, 1) * tall.mr
     if weights <= host.cache_bytes()[1] // 2 and block >= BLOCK_ROWS // 2:

@@ -117,7 +117,8 @@ def implicit(
     """
     pool = kernel.kind == "gemm_pool"
     outputs = kernel.mr // 4 if pool else kernel.mr
-    low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
+    low, upper = e.load_splat(clamp), e.add(clamp, e.itemsize)
+    high, limited = e.load_splat(upper), e.is_finite(upper)
     acc = _tile(kernel, e)
     panel, following = e.variable(b), e.variable(next_b)
     with e.loop(tiles) as t:
@@ -127,11 +128,14 @@ def implicit(
         _implicit_gemm(
             kernel, e, own_rows, segments, nseg, length, b, begin, row_step, ahead, acc, panel
         )
+        with e.ir.if_then(limited):  # seldom, and 4 % of a first layer
+            for slot in (slot for row in acc for slot in row):
+                e.set(slot, e.at_most(e.get(slot), high))
         sums = [[e.get(slot) for slot in row] for row in acc]
         if pool:
             quads = [sums[m : m + 4] for m in range(0, kernel.mr, 4)]
             sums = [[e.maximum(*v) for v in zip(*quad, strict=True)] for quad in quads]
-        tile = [[e.clamp(value, low, high) for value in row] for row in sums]
+        tile = [[e.at_least(value, low) for value in row] for row in sums]
         own_targets = e.add(targets, e.mul(t, 8 * outputs))
         _store_rows(e, tile, own_targets, shift, valid, kernel.kind == "gemm_stream")
 
