@@ -120,6 +120,8 @@ def _products(dtype: str) -> list[Kernel]:
             ("panels", 8, 3, "avx512f"),
             ("panels", 24, 1, "avx512f"),
             ("panels", 6, 4, "avx512f"),
+            ("panels", 5, 4, "avx512f"),
+            ("panels", 4, 4, "avx512f"),
             ("panels", 6, 1, ""),
         )
     ] + [row for kind in ("output", "stream", "pool") for row in _transforms(kind, dtype)]

@@ -60,6 +60,21 @@ class Emitter:
         b = self.const(b) if isinstance(b, int) else b
         return self.ir.mul(a, b)
 
+    def grid(
+        self, start: Any, down: Any, across: Any, rows: int, columns: int
+    ) -> list[list[Any]]:
+        """Addresses ``start + y * down + x * across``.
+
+        A row's first one is hidden from LLVM: it would turn all of them into sums of `start` and a
+        register each, and keep those on the stack (an input transform: 150 -> 115 cycles).
+        """
+        hidden = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0")
+        shifts = [self.mul(across, x) for x in range(columns)]
+        firsts = [start]
+        for _ in range(rows - 1):
+            firsts.append(self.ir.call(hidden, [self.add(firsts[-1], down)]))
+        return [[self.add(first, shift) for shift in shifts] for first in firsts]
+
     def load_int(self, address: Any) -> Any:
         return self.ir.load(self.pointer(address), align=8, typ=I64)
 

@@ -78,14 +78,23 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     dtype = WORKING[spec.dtype]
     rows = candidates("panels", dtype)
     c, k = spec.w[2:]
-    wide = max(rows, key=lambda row: row.nr)
     tall = min(rows, key=lambda row: -(-k // row.nr) * row.nr)  # fewest columns of padding
     weights = products * c * k * ITEMSIZE[dtype]
     block = max(min(BLOCK_ROWS, tiles // SHARES) // tall.mr, 1) * tall.mr
     if weights <= host.cache_bytes()[1] // 2 and block >= BLOCK_ROWS // 2:
         return "fused", tall, block, max(1, GROUP_COLUMNS // tall.nr)
-    parts = -(-tiles // (2 * BLOCK_ROWS))
-    block = -(-max(tiles, 1) // (max(parts, 1) * wide.mr)) * wide.mr
+    parts = max(1, -(-tiles // (2 * BLOCK_ROWS)))
+
+    def register_tiles(row: Kernel) -> int:
+        return -(-max(tiles, 1) // (parts * row.mr))
+
+    # Each of them reads its weights anew, which takes as long as half a row.
+    widest = max(row.nr for row in rows)
+    wide = min(
+        (row for row in rows if row.nr == widest),
+        key=lambda row: register_tiles(row) * (row.mr + 0.5),
+    )
+    block = register_tiles(wide) * wide.mr
     panels = -(-k // wide.nr)
     most = max(1, panels * parts // SHARES)
     return "phased", wide, block, max(1, min(GROUP_COLUMNS // wide.nr, most))

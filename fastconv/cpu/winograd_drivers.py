@@ -8,21 +8,20 @@ from fastconv.cpu.intrinsics import Inlined, atomic_add, call, copy_bytes, store
 
 @Inlined
 def locate(tile, ty_count, tx_count, dh, dw, size):
-    """Image, row and column of a tile's first pixel, tiles `size` apart."""
+    """Image, row and column of a tile's first pixel, tiles `size` apart, and how many tiles are
+    left in its row: those are each ``size * dw`` columns further, which is cheaper than to ask.
+    """
     n, rest = divmod(tile, dh * dw * ty_count * tx_count)
     phase, rest = divmod(rest, ty_count * tx_count)
     py, px = divmod(phase, dw)
     ty, tx = divmod(rest, tx_count)
-    return n, py + ty * size * dh, px + tx * size * dw
+    return n, py + ty * size * dh, px + tx * size * dw, tx_count - tx
 
 
 @Inlined
-def input_tile(transform, step, reach, x, h, w, pixel, channels, top, left, dh, dw, tile, ty_count,
-               tx_count, target, product, group, patch):  # fmt: skip
-    """Transform one tile of all channels to `target`; `patch` is scratch."""
-    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, step)
-    y0, x0 = y0 - top, x0 - left
-    image = x + n * h * w * pixel
+def input_tile(transform, reach, image, h, w, pixel, channels, dh, dw, y0, x0, target, product,
+               group, patch):  # fmt: skip
+    """Transform one tile of all channels, from (y0, x0), to `target`; `patch` is scratch."""
     last = reach - 1
     if y0 >= 0 and x0 >= 0 and y0 + last * dh < h and x0 + last * dw < w:
         start = image + (y0 * w + x0) * pixel
@@ -44,27 +43,32 @@ def forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, to
                   first, count, ty_count, tx_count, v, product_v, mr, patch):  # fmt: skip
     """Transform tiles first ... first + count to V[product][row block][channel group][mr][lane]."""
     groups = (channels + lanes - 1) // lanes
-    vector = lanes * work
+    vector, pixel = lanes * work, channels * item
+    image, y0, x0, row = x, 0, 0, 0
     for t in range(count):
+        if row == 0:
+            n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, step)
+            image, y0, x0 = x + n * h * w * pixel, y0 - top, x0 - left
         b, r = divmod(t, mr)
         to = v + b * mr * groups * vector + r * vector
-        input_tile(forward, step, reach, x, h, w, channels * item, channels, top, left, dh, dw,
-                   first + t, ty_count, tx_count, to, product_v, mr * vector, patch)  # fmt: skip
+        input_tile(forward, reach, image, h, w, pixel, channels, dh, dw, y0, x0, to, product_v,
+                   mr * vector, patch)  # fmt: skip
+        row -= 1
+        x0 += step * dw
 
 
 @Inlined
 def output_tile(inverse, finish, source, product, panel, panels, nr, out, add, oh, ow, cout, item,
-                work, lanes, size, channel, dh, dw, tile, ty_count, tx_count, bias, clamp, slopes,
+                work, size, channel, side, dh, dw, n, y0, x0, bias, clamp, slopes,
                 patch):  # fmt: skip
-    """Inverse transform of one tile and `panels` panels of channels, those that exist, to `out`."""
-    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, size)
+    """Inverse transform of one tile and `panels` panels of channels, those that exist, to `out`.
+
+    The first is `channel`; `side` of the panels are side by side, and the last may overlap them.
+    """
     pixel = cout * item
-    back = max(channel - max(cout - nr, 0), 0)  # of a last panel that is alone
-    channel, bias, slopes = channel - back, bias - back * work, slopes - back * work
     to = out + ((n * oh + y0) * ow + x0) * pixel + channel * item
     last = size - 1
-    side = min(panels, (cout - channel) // nr)  # panels side by side; the last may overlap them
-    shift = cout - nr - channel  # where that one begins
+    shift = cout - nr - channel  # where the overlapping one begins
     if finish == 0 and cout >= nr and y0 + last * dh < oh and x0 + last * dw < ow:
         call(inverse, (source, product, panel, side, nr * work, to, dw * pixel, dh * ow * pixel,
                        bias, clamp))  # fmt: skip
@@ -105,12 +109,17 @@ def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group,
         some = min(group, stop - panel)
         call(gemm, (v, depth, weights + panel * panel_u, m, blocks, products, some, product_v,
                     product_u, product_m, panel_u, panel_m, ahead, lines))  # fmt: skip
-        channel = panel * nr
+        channel = min(panel * nr, max(cout - nr, 0))  # of a last panel that is alone
+        side = min(some, (cout - channel) // nr)
+        n, y0, x0, row = 0, 0, 0, 0
         for t in range(count):
+            if row == 0:
+                n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
             output_tile(inverse, finish, m + t * nr * work, product_m, panel_m, some, nr, out, add,
-                        oh, ow, cout, item, work, lanes, size, channel, dh, dw, first + t, ty_count,
-                        tx_count, bias + channel * work, clamp, slopes + channel * work,
-                        patch)  # fmt: skip
+                        oh, ow, cout, item, work, size, channel, side, dh, dw, n, y0, x0,
+                        bias + channel * work, clamp, slopes + channel * work, patch)  # fmt: skip
+            row -= 1
+            x0 += size * dw
         lines = 0  # the next block's pixels are on their way
 
 
@@ -122,7 +131,7 @@ def next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left
     They are the rows below those that the row of tiles above has read. It does not matter where
     exactly a row ends, nor that a row of interleaved tiles reads only some of its pixels.
     """
-    n, y0, x0 = locate(tile, ty_count, tx_count, dh, dw, step)
+    n, y0, x0, _ = locate(tile, ty_count, tx_count, dh, dw, step)
     pixel = channels * item
     share = block * step * dw * pixel * step // products
     for xi in range(products):
@@ -166,18 +175,19 @@ def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_b
     """Driver: transform all tiles into the shared V, which the private scratch follows."""
     patch = scratch + shared_bytes + thread * scratch_bytes
     groups = (channels + lanes - 1) // lanes
-    vector = lanes * work
+    vector, pixel = lanes * work, channels * item
     some = 4
     while True:
         first = atomic_add(counter, 1) * some
         if first >= tiles:
             break
         for tile in range(first, min(first + some, tiles)):
+            n, y0, x0, _ = locate(tile, ty_count, tx_count, dh, dw, step)
             j, t = divmod(tile, block)
             b, r = divmod(t, mr)
             v = scratch + j * block_bytes + b * mr * groups * vector + r * vector
-            input_tile(forward, step, reach, x, h, w, channels * item, channels, top, left, dh, dw,
-                       tile, ty_count, tx_count, v, product_v, mr * vector, patch)  # fmt: skip
+            input_tile(forward, reach, x + n * h * w * pixel, h, w, pixel, channels, dh, dw,
+                       y0 - top, x0 - left, v, product_v, mr * vector, patch)  # fmt: skip
 
 
 def phase_products(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, patch_bytes,

@@ -102,13 +102,12 @@ def forward(
 
     def part(first: Any, to: Any, mask: Any) -> None:
         columns = []
-        for x in range(reach):
-            at = e.add(first, e.mul(pixel, x))
-            d = [e.load_stored(e.add(at, e.mul(line, y)), mask) for y in range(reach)]
+        for pixels in e.grid(first, pixel, line, reach, reach):
+            d = [e.load_stored(at, mask) for at in pixels]
             columns.append(_multiply_rows(e, bt, d))
-        for y in range(reach):
-            for x, value in enumerate(_multiply_rows(e, bt, [c[y] for c in columns])):
-                e.store(value, e.add(to, e.mul(product, y * reach + x)))
+        for y, row in enumerate(e.grid(to, e.mul(product, reach), product, reach, reach)):
+            for at, value in zip(row, _multiply_rows(e, bt, [c[y] for c in columns]), strict=True):
+                e.store(value, at)
 
     with e.loop(e.ir.sdiv(channels, e.const(whole))) as i:
         first = e.add(source, e.stored(e.mul(i, whole * e.itemsize)))
