@@ -37,6 +37,7 @@ def _points(*pairs: str, more: str = "") -> tuple[Fraction, ...]:
 # much.
 POINTS = {
     (2, 2): _points(more="1"),
+    (3, 2): _points("1"),
     (4, 2): _points("4/3", more="1/2"),
     (2, 3): _points("1"),
     (4, 3): _points("2/3", "3/2"),
@@ -47,7 +48,7 @@ POINTS = {
 }
 
 # (taps, stride) -> sizes m of a tile of outputs that are offered, the one for general use first.
-TILES = {(3, 1): (4, 2, 6), (5, 1): (2, 4), (7, 1): (2,), (3, 2): (4, 2)}
+TILES = {(3, 1): (4, 2, 6), (5, 1): (2, 4), (7, 1): (2,), (3, 2): (4, 3, 2)}
 
 
 def algorithm(m: int, r: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:

@@ -43,7 +43,7 @@ class Session:
     model : Model
     num_threads : int or None
         Threads per run; None is what `fastconv.get_num_threads` says. Results do not depend on it.
-    algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
+    algorithm : {"auto", "direct", "winograd_f4", "winograd_f3", "winograd_f2", "winograd_f6"}
         For the convolutions, as in `fastconv.conv2d`.
     device : str
         Where layers run, as in `fastconv.conv2d`. Between layers, what they give is on the host.

@@ -131,7 +131,7 @@ def compile_band(
         What steps share: the kernels of nodes, with all that has been packed of them.
     band : Band
         As `fcn.rows.band` gives it.
-    algorithm : {"auto", "direct", "winograd_f4", "winograd_f2", "winograd_f6"}
+    algorithm : {"auto", "direct", "winograd_f4", "winograd_f3", "winograd_f2", "winograd_f6"}
     num_threads : int or None
     device : str
     labels : bool

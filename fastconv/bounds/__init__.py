@@ -97,7 +97,7 @@ def conv2d(
     spec : Conv2d
         Its ``dtype`` is the working precision. Its activation is a clamp, which changes nothing;
         `activation` goes on where it is none.
-    algorithm : "direct", "winograd_f2", "winograd_f4" or "winograd_f6"
+    algorithm : "direct", "winograd_f2", "winograd_f3", "winograd_f4" or "winograd_f6"
         Or one of a GPU's tensor cores, "tf32", "tf32x3" or, of 16-bit operands, "tensor", for
         which both kinds of bounds are the guaranteed one.
     add : array_like, shape ``spec.conv_out``, optional

@@ -53,7 +53,7 @@ ALGORITHMS = (
             f"winograd_f{m}", partial(winograd.Winograd, m), partial(winograd.supports, m),
             partial(winograd.expected, m),
         )
-        for m in (4, 2, 6)
+        for m in (4, 3, 2, 6)
     ),
     Algorithm("direct", depthwise.Depthwise, depthwise.supports, depthwise.expected),
     Algorithm("direct", direct.Direct, direct.supports, direct.expected),

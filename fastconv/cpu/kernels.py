@@ -161,6 +161,7 @@ def _transforms(kind: str, dtype: str) -> list[Kernel]:
         Kernel(f"winograd_{kind}", dtype, m, needs=needs, split=split, taps=taps, stride=stride)
         for (taps, stride), sizes in TILES.items()
         for m in sizes
+        if kind != "pool" or m % 2 == 0
         for needs, split in splits
     ]
 

@@ -125,6 +125,10 @@ BAD = {
         lambda: conv2d(X, W, stride=3, algorithm="winograd_f4"),
         ValueError, r"'winograd_f4' cannot serve.*stride \(3, 3\).*auto",
     ),
+    "cannot pool": (
+        lambda: plan_conv2d(X.shape, W, stride=2, pool=True, algorithm="winograd_f3"),
+        ValueError, "'winograd_f3' cannot serve.*two tiles of 3 x 3",
+    ),
     "device": (lambda: conv2d(X, W, device="tpu"), ValueError, "unknown device 'tpu'.*'cpu'"),
     "threads": (lambda: conv2d(X, W, num_threads=0), ValueError, "conv2d: the number of threads"),
     "format": (lambda: conv2d(X, W, data_format="HWC"), ValueError, "'HWC'.*'NHWC'"),

@@ -192,7 +192,7 @@ def test_winograd_is_refused_where_it_cannot_be(name, change, reason):
 
 def test_what_each_algorithm_supports():
     """The table of tiles, and the direct algorithm everywhere."""
-    names = ["direct", "winograd_f2", "winograd_f4", "winograd_f6"]
+    names = ["direct", "winograd_f2", "winograd_f3", "winograd_f4", "winograd_f6"]
     for taps, stride in [(3, 1), (5, 1), (7, 1), (3, 2), (1, 1), (5, 2), (3, 3)]:
         spec = Conv2d((1, 9, 9, 4), (taps, taps, 4, 4), (stride, stride))
         served = [name for name in names if not bounds.supports(spec, name)]
