@@ -60,9 +60,7 @@ class Emitter:
         b = self.const(b) if isinstance(b, int) else b
         return self.ir.mul(a, b)
 
-    def grid(
-        self, start: Any, down: Any, across: Any, rows: int, columns: int
-    ) -> list[list[Any]]:
+    def grid(self, start: Any, down: Any, across: Any, rows: int, columns: int) -> list[list[Any]]:
         """Addresses ``start + y * down + x * across``.
 
         A row's first one is hidden from LLVM: it would turn all of them into sums of `start` and a
