@@ -8,8 +8,9 @@ from fastconv.cpu.intrinsics import Inlined, atomic_add, call, copy_bytes, store
 
 @Inlined
 def locate(tile, ty_count, tx_count, dh, dw, size):
-    """Image, row and column of a tile's first pixel, tiles `size` apart, and how many tiles are
-    left in its row: those are each ``size * dw`` columns further, which is cheaper than to ask.
+    """Image, row and column of a tile's first pixel, tiles `size` apart, and tiles left in its row.
+
+    Those are each ``size * dw`` columns further, which is cheaper than to ask.
     """
     n, rest = divmod(tile, dh * dw * ty_count * tx_count)
     phase, rest = divmod(rest, ty_count * tx_count)

@@ -156,6 +156,12 @@ def test_two_pools_are_one_whole_pool():
         assert_within(pool(x), expected, bounds.pool2d(x, spec)[:, 0, 0])
 
 
+def test_a_whole_pool_has_the_same_bits_in_any_batch():
+    x = np.random.default_rng(0).standard_normal((17, 40, 41, 41), np.float32)
+    together = fastconv.global_avg_pool2d(x)
+    np.testing.assert_array_equal(together[3:4], fastconv.global_avg_pool2d(x[3:4]))
+
+
 @pytest.mark.parametrize("channels", [1, 5, 21, 300])
 def test_resized_labels_are_those_of_the_resized_numbers(channels):
     x = np.random.default_rng(0).standard_normal((2, 9, 7, channels), np.float32)

@@ -94,10 +94,15 @@ def across(
     whole = e.ir.and_(channels, e.const(-e.lanes))
     rest = e.ir.sub(channels, whole)
     beginning = e.mask(rest)
+    begin = e.load_int(starts)
 
-    with e.loop(pixels) as j:
-        first = e.load_int(e.add(starts, e.mul(j, 8)))
-        count = e.ir.sub(e.load_int(e.add(starts, e.mul(e.add(j, 1), 8))), first)
+    def pixel(j: Any) -> tuple[Callable[[Any], Any], Any]:
+        """Of output j: the combination of what lies at an offset from its taps; where it goes."""
+        if kernel.taps:
+            first = e.add(begin, e.mul(j, kernel.taps))
+        else:
+            first = e.load_int(e.add(starts, e.mul(j, 8)))
+            count = e.ir.sub(e.load_int(e.add(starts, e.mul(e.add(j, 1), 8))), first)
         table, factors = e.add(taps, e.mul(first, 8)), e.add(weights, e.mul(first, e.itemsize))
         to = e.add(target, e.stored(e.mul(e.mul(j, channels), e.itemsize)))
         splat = None
@@ -105,34 +110,60 @@ def across(
             one = e.load_splat(e.add(divisors, e.mul(j, e.itemsize)))
             splat = e.ir.fmul(one, e.load_splat(row_divisor))
 
-        def value(offset: Any, table: Any = table, factors: Any = factors, count: Any = count,
-                  splat: Any = splat) -> Any:  # fmt: skip
-            def x(t: Any) -> Any:
-                place = e.load_int(e.add(table, t * 8 if isinstance(t, int) else e.mul(t, 8)))
-                return e.load(e.add(e.add(row, place), offset))
+        def column(t: Any) -> Any:
+            return e.add(row, e.load_int(e.add(table, e.mul(t, 8))))
 
-            def weight(t: Any) -> Any:
-                offset = t * e.itemsize if isinstance(t, int) else e.mul(t, e.itemsize)
-                return e.load_splat(e.add(factors, offset))
+        def weight(t: Any) -> Any:
+            return e.load_splat(e.add(factors, e.mul(t, e.itemsize)))
 
-            if kernel.kind == "across_max":
-                if kernel.taps:
-                    return e.maximum(*(x(t) for t in range(kernel.taps)))
-                best = e.variable(x(0))
-                with e.loop(count, start=1) as t:
-                    e.set(best, e.maximum(x(t), e.get(best)))
-                return e.get(best)
-            total = e.ir.fmul(weight(0), x(0))
+        numbers = [e.const(t) for t in range(kernel.taps)]  # read once: LLVM would at each vector
+        columns = [column(t) for t in numbers]
+        factor = [weight(t) for t in numbers] if kernel.kind != "across_max" else []
+
+        def maximum(offset: Any) -> Any:
             if kernel.taps:
-                for t in range(1, kernel.taps):
-                    total = e.fma(weight(t), x(t), total)
-            else:
-                slot = e.variable(total)
-                with e.loop(count, start=1) as t:
-                    e.set(slot, e.fma(weight(t), x(t), e.get(slot)))
-                total = e.get(slot)
-            return e.ir.fdiv(total, splat) if splat is not None else total
+                return e.maximum(*(e.load(e.add(at, offset)) for at in columns))
+            best = e.variable(e.load(e.add(column(e.const(0)), offset)))
+            with e.loop(count, start=1) as t:
+                e.set(best, e.maximum(e.load(e.add(column(t), offset)), e.get(best)))
+            return e.get(best)
 
+        def total(offset: Any) -> Any:
+            if kernel.taps:
+                value = e.ir.fmul(factor[0], e.load(e.add(columns[0], offset)))
+                for w, at in zip(factor[1:], columns[1:], strict=True):
+                    value = e.fma(w, e.load(e.add(at, offset)), value)
+            else:
+                zero = e.const(0)
+                slot = e.variable(e.ir.fmul(weight(zero), e.load(e.add(column(zero), offset))))
+                with e.loop(count, start=1) as t:
+                    x = e.load(e.add(column(t), offset))
+                    e.set(slot, e.fma(weight(t), x, e.get(slot)))
+                value = e.get(slot)
+            return value if splat is None else e.ir.fdiv(value, splat)
+
+        return maximum if kernel.kind == "across_max" else total, to
+
+    # One or two vectors a pixel, and room behind it for whole ones: straight code (bilinear, 21
+    # channels to 504 x 504: 0.47 -> 0.33 ms).
+    done = e.variable(e.const(0))
+    for vectors in (1, 2) if kernel.taps else ():
+        numbers = vectors * e.lanes
+        few = e.ir.icmp_signed("<=", channels, e.const(numbers))
+        many = e.ir.icmp_signed(">", channels, e.const(numbers - e.lanes))
+        roomy = e.ir.icmp_signed(">=", room, e.const(numbers))
+        with e.ir.if_then(e.ir.and_(e.ir.and_(few, many), roomy)):
+            safe = e.add(e.ir.sdiv(e.ir.sub(room, e.const(numbers)), channels), 1)
+            stop = e.ir.select(e.ir.icmp_signed("<", safe, pixels), safe, pixels)
+            with e.loop(stop) as j:
+                value, to = pixel(j)
+                for offset in range(0, numbers * e.itemsize, e.bytes):
+                    at = e.const(offset)
+                    e.store_stored(value(at), e.add(to, e.stored(at)))
+            e.set(done, stop)
+
+    with e.loop(pixels, start=e.get(done)) as j:
+        value, to = pixel(j)
         with e.loop(whole, e.lanes) as c:
             offset = e.mul(c, e.itemsize)
             e.store_stored(value(offset), e.add(to, e.stored(offset)))
