@@ -1,7 +1,7 @@
 """Argmax and softmax over the channels of each pixel."""
 
-from fastconv.cpu.intrinsics import atomic_add, call
-from fastconv.cpu.job import Job, OneJob
+from fastconv.cpu.intrinsics import call
+from fastconv.cpu.job import Job, OneJob, take
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING
@@ -13,10 +13,12 @@ TASK_BYTES = 64 << 10  # of the input: cheap to hand out, small beside any cache
 def channelwise(thread, counter, x, out, scratch, add, scratch_bytes, kernel, argmax, pixels,
                 per_task, channels, item, out_item):  # fmt: skip
     """Driver: tasks are runs of `per_task` pixels."""
+    tasks = (pixels + per_task - 1) // per_task
     while True:
-        first = atomic_add(counter, 1) * per_task
-        if first >= pixels:
+        task = take(counter, thread, tasks)
+        if task >= tasks:
             break
+        first = task * per_task
         count = min(per_task, pixels - first)
         last = scratch + thread * scratch_bytes
         to = out + first * channels * item

@@ -14,8 +14,8 @@ import numpy as np
 
 from fastconv.cpu import cost, finish, pack
 from fastconv.cpu.cost import Cost
-from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes
-from fastconv.cpu.job import Job, OneJob
+from fastconv.cpu.intrinsics import call, copy_bytes
+from fastconv.cpu.job import Job, OneJob, take
 from fastconv.cpu.kernels import candidates, kernel
 from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING
@@ -38,7 +38,7 @@ def depthwise(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
     first = min((left + sw - 1) // sw, ow)
     last = max(min((w - 1 + left - (kw - 1) * dw) // sw + 1, ow), first)
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, images * oh)
         if task >= images * oh:
             break
         n, i = divmod(task, oh)
@@ -69,7 +69,7 @@ def depthwise(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
 def repeat(thread, counter, x, out, scratch, add, rows, row, times, item):
     """Driver: a task is one image row, whose numbers are copied `times` times each."""
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, rows)
         if task >= rows:
             break
         of, to = x + task * row * item, out + task * row * times * item

@@ -20,8 +20,8 @@ import numpy as np
 
 from fastconv.cpu import cost, finish, host, pack
 from fastconv.cpu.cost import Cost
-from fastconv.cpu.intrinsics import atomic_add, call, store_int
-from fastconv.cpu.job import Job, OneJob, Template
+from fastconv.cpu.intrinsics import call, store_int
+from fastconv.cpu.job import Job, OneJob, Template, take
 from fastconv.cpu.kernels import Kernel, candidates
 from fastconv.cpu.padding import Padded
 from fastconv.cpu.tiles import fill_tiles
@@ -70,7 +70,7 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
     endless = clamp + 4 * work
     ahead = 0 if partial else AHEAD * outputs * sw * pixel  # a part's inputs are in L2
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, tasks)
         if task >= tasks:
             break
         which, at = divmod(task, runs)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from fastconv.cpu.intrinsics import Inlined, atomic_add
 from fastconv.cpu.native import Driver
 from fastconv.cpu.pool import arena, handover, run
 from fastconv.cpu.simd import I64, POINTER
@@ -15,14 +16,33 @@ from fastconv.memory import address
 
 Template = array  # of int64: copies and takes numbers five times as fast as NumPy's
 COMMON = ("thread", "counter", "x", "out", "scratch", "add")
+COUNTERS = 2  # numbers in front of a template, from `counter` on
+
+
+@Inlined
+def take(counter, thread, tasks):
+    """The next task of a driver, `tasks` when none is left.
+
+    Even threads take those of the first half and odd ones those of the second, then what the others
+    have left. So a thread finds what it wrote in the last layer in its own cache, and panels of
+    weights that others do not need.
+    """
+    own = thread & 1
+    half = (tasks + 1) // 2
+    for which in range(own, own + 2):
+        start = (which & 1) * half
+        task = start + atomic_add(counter + 8 * (which & 1), 1)
+        if task < start + half and task < tasks:
+            return task
+    return tasks
 
 
 class Job(Driver):
     """A driver ``f(thread, counter, x, out, scratch, add, ...)`` of int64 arguments.
 
-    `counter` is the address of the task counter, `x` and `out` of the arrays, `scratch` of the
-    memory that all threads share; `add` is how many bytes behind `out` the residual lies, 0 without
-    one. The other arguments are constants of a plan.
+    `counter` is the address of the task counters that `take` needs, `x` and `out` of the arrays,
+    `scratch` of the memory that all threads share; `add` is how many bytes behind `out` the
+    residual lies, 0 without one. The other arguments are constants of a plan.
     """
 
     def __init__(self, driver: Callable[..., None]) -> None:
@@ -40,7 +60,7 @@ class Job(Driver):
             array = builder.inttoptr(parameters, POINTER)
             loaded = [
                 builder.load(builder.gep(array, [ir.Constant(I64, i)], source_etype=I64), typ=I64)
-                for i in range(1, len(COMMON) + len(self.names) - 1)
+                for i in range(COUNTERS, COUNTERS + len(COMMON) - 2 + len(self.names))
             ]
             return [thread, parameters, *loaded]
 
@@ -49,26 +69,25 @@ class Job(Driver):
         return compiler.object_code(self.name, self._arguments, self._function, expand)
 
     def pack(self, **constants: int) -> Template:
-        """Template of a call's parameters: counter, x, out, scratch, add, then the constants."""
+        """Template of a call's parameters: counters, x, out, scratch, add, then the constants."""
         if constants.keys() != set(self.names):
             wrong = sorted(constants.keys() ^ set(self.names))
             raise TypeError(f"{self.name}: parameters missing or unknown: {wrong}")
-        return array("q", [0, 0, 0, 0, 0, *(constants[n] for n in self.names)])
+        return array("q", [0] * COUNTERS + [0, 0, 0, 0] + [constants[n] for n in self.names])
 
     def changed(self, template: Template, **constants: int) -> Template:
         """A copy of a template with other constants."""
         other = template[:]
         for name, value in constants.items():
-            other[len(COMMON) - 1 + self.names.index(name)] = value
+            other[COUNTERS + len(COMMON) - 2 + self.names.index(name)] = value
         return other
 
     def run(
         self, template: Template, x: int, out: int, scratch: int, threads: int, add: int = 0
     ) -> None:
         """Run the job on up to `threads` threads, with the arrays at these addresses."""
-        parameters = template[:]  # its first number is the task counter
-        parameters[1], parameters[2], parameters[3] = x, out, scratch
-        parameters[4] = add and add - out
+        parameters = template[:]
+        parameters[COUNTERS : COUNTERS + 4] = array("q", [x, out, scratch, add and add - out])
         run(self, parameters.buffer_info()[0], threads)
 
 

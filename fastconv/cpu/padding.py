@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastconv.cpu.intrinsics import atomic_add, call, copy_bytes, zero_bytes
-from fastconv.cpu.job import Job
+from fastconv.cpu.intrinsics import call, copy_bytes, zero_bytes
+from fastconv.cpu.job import Job, take
 from fastconv.cpu.kernels import kernel
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.shapes import Pad
@@ -20,7 +20,7 @@ def pad(thread, counter, x, out, scratch, add, rows, h, w, top, bottom, left, ri
     """Driver: a task is one row of the padded images."""
     height, row = top + h + bottom, (left + w + right) * channels * work
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, rows)
         if task >= rows:
             break
         n, i = divmod(task, height)

@@ -18,8 +18,8 @@ from fastconv.cpu.direct import (
     TILE_CYCLES,
     choose_kernel,
 )
-from fastconv.cpu.intrinsics import Inlined, atomic_add, call, copy_bytes, store_int
-from fastconv.cpu.job import Job, OneJob
+from fastconv.cpu.intrinsics import Inlined, call, copy_bytes, store_int
+from fastconv.cpu.job import Job, OneJob, take
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
 from fastconv.cpu.tiles import fill_tiles
@@ -74,7 +74,7 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
     inner = min((left + sw - 1) // sw, qw)
     outer = max(min((ow + left) // sw, qw), inner)
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, tasks)
         if task >= tasks:
             break
         first = task * per_task

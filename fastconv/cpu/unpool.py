@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from fastconv.cpu.intrinsics import atomic_add, copy_bytes, load_int, zero_bytes
-from fastconv.cpu.job import Job, Template
+from fastconv.cpu.intrinsics import copy_bytes, load_int, zero_bytes
+from fastconv.cpu.job import Job, Template, take
 from fastconv.memory import address
 
 BAND_BYTES = 256 << 10  # of the output, for a task: half an L2 cache
@@ -19,7 +19,7 @@ def unpool(thread, counter, x, out, scratch, add, indices, lowest, highest, imag
            places, bands, band, item):  # fmt: skip
     """Driver: tasks are bands of `band` places of an image; an input row has `run` numbers."""
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, images * bands)
         if task >= images * bands:
             break
         n, which = divmod(task, bands)

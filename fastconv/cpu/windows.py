@@ -15,8 +15,8 @@ import math
 import numpy as np
 
 from fastconv.axes import Axis, axes, make_axis
-from fastconv.cpu.intrinsics import atomic_add, call, load_int, store_int
-from fastconv.cpu.job import Job, between, scratch
+from fastconv.cpu.intrinsics import call, load_int, store_int
+from fastconv.cpu.job import Job, between, scratch, take
 from fastconv.cpu.kernels import candidates, kernel
 from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING, label_dtype
@@ -39,7 +39,7 @@ def windows(thread, counter, x, out, scratch, add, scratch_bytes, down, across, 
     row = table + 8 * most_rows
     pixels = row + row_bytes
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, images * oh)
         if task >= images * oh:
             break
         n, i = divmod(task, oh)
@@ -71,7 +71,7 @@ def windows_argmax(thread, counter, x, out, scratch, add, kernel, images, h, w, 
     """Driver: a task is one output row; `scratch` is where the indices go."""
     pixel = channels * item
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, images * oh)
         if task >= images * oh:
             break
         n, i = divmod(task, oh)

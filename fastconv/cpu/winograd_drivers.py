@@ -3,7 +3,8 @@
 `winograd` says which there are and plans them.
 """
 
-from fastconv.cpu.intrinsics import Inlined, atomic_add, call, copy_bytes, store_int, zero_bytes
+from fastconv.cpu.intrinsics import Inlined, call, copy_bytes, store_int, zero_bytes
+from fastconv.cpu.job import take
 
 
 @Inlined
@@ -152,13 +153,14 @@ def fused(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, m_b
     ahead = patch + patch_bytes
     m = ahead + 8 * products
     v = patch + m_bytes
-    first = atomic_add(counter, 1) * block
+    tasks = (tiles + block - 1) // block
+    first = take(counter, thread, tasks) * block
     while first < tiles:
         count = min(block, tiles - first)
         forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, top, left, dh, dw,
                       first, count, ty_count, tx_count, v, product_v, mr, patch)  # fmt: skip
         # Taken now, so that its pixels can come from memory during the products.
-        following = atomic_add(counter, 1) * block
+        following = take(counter, thread, tasks) * block
         lines = 0
         if following < tiles:
             lines = next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left,
@@ -178,8 +180,9 @@ def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_b
     groups = (channels + lanes - 1) // lanes
     vector, pixel = lanes * work, channels * item
     some = 4
+    tasks = (tiles + some - 1) // some
     while True:
-        first = atomic_add(counter, 1) * some
+        first = take(counter, thread, tasks) * some
         if first >= tiles:
             break
         for tile in range(first, min(first + some, tiles)):
@@ -202,7 +205,7 @@ def phase_products(thread, counter, x, out, scratch, add, scratch_bytes, shared_
     parts = (tiles + block - 1) // block
     tasks = parts * ((panels + group - 1) // group)
     while True:
-        task = atomic_add(counter, 1)
+        task = take(counter, thread, tasks)
         if task >= tasks:
             break
         which, j = divmod(task, parts)

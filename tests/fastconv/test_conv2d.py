@@ -152,7 +152,8 @@ def test_sums_in_parts(channels, activation):
         x.shape, w, b, padding="same", groups=groups, activation=activation, algorithm="direct"
     )
     assert plan._executor._padded
-    template = dict(zip(direct.JOB.names, plan._executor._template[5:], strict=True))
+    names = direct.JOB.names
+    template = dict(zip(names, plan._executor._template[-len(names) :], strict=True))
     assert template["nseg"] > template["part"]
     expected = reference.conv2d(x, w, b, plan.spec)
     bound = 0 if activation == "relu" else bounds.conv2d(x, w, b, plan.spec, "direct")

@@ -13,6 +13,9 @@ import pytest
 import fastconv
 from fastconv import threads
 from fastconv.cpu import pool
+from fastconv.cpu.intrinsics import store_int
+from fastconv.cpu.job import take
+from fastconv.cpu.native import Driver
 from tests.helpers import integers
 
 RNG = np.random.default_rng(0)
@@ -174,3 +177,28 @@ def test_container_quota(monkeypatch, text, limit):
 
     monkeypatch.setattr(threads, "Path", FakePath)
     assert threads._cgroup_quota() == limit
+
+
+def taken(counter, thread, tasks, order, most):
+    """Write the tasks that a thread gets, in order; `tasks` when there are none."""
+    for i in range(most):
+        store_int(order + 8 * i, take(counter, thread, tasks))
+
+
+def test_threads_begin_in_halves_of_their_own():
+    compiled = Driver(taken, 5).entry
+
+    def run(thread, tasks, most, counters):
+        order = np.full(most, -1, np.int64)
+        compiled(counters.ctypes.data, thread, tasks, order.ctypes.data, most)
+        return order.tolist()
+
+    for tasks in (0, 1, 2, 7, 8):
+        half = (tasks + 1) // 2
+        first, second = list(range(half)), list(range(half, tasks))
+        end = [tasks] * 3
+        for thread, expected in ((0, first + second), (3, second + first)):
+            assert run(thread, tasks, tasks + 3, np.zeros(2, np.int64)) == expected + end
+    shared = np.zeros(2, np.int64)
+    assert [run(1, 7, 2, shared), run(0, 7, 3, shared)] == [[4, 5], [0, 1, 2]]
+    assert [run(1, 7, 2, shared), run(0, 7, 2, shared)] == [[6, 3], [7, 7]]
