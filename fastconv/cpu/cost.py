@@ -73,12 +73,12 @@ def traffic(
 ) -> tuple[float, float]:
     """Bytes from the last-level cache and from memory.
 
-    `weights` bytes are read `passes` times, input and output once. What is larger than half the
-    last-level cache is assumed to have left it between two calls.
+    `weights` bytes are read `passes` times, input and output once. Between two calls, half the
+    last-level cache is assumed to keep its part of the weights, and images that are larger to have
+    left it.
     """
     item = ITEMSIZE[spec.dtype]
     images = item * (math.prod(spec.x[1:]) + math.prod(spec.out[1:]))
     half = host.cache_bytes()[1] / 2
-    far = images if images > half else 0.0
-    far += weights if weights > half else 0.0
-    return images + weights * passes, far
+    far = (images if images > half else 0.0) + max(weights - half, 0.0)
+    return images + weights * passes - far, far
