@@ -145,7 +145,7 @@ def test_all_direct_tiles_give_the_same_bits(monkeypatch):
 @pytest.mark.parametrize("activation", ["relu", "silu"])  # clamped by the kernel, or afterwards
 @pytest.mark.parametrize("channels", [(170, 40, 1), (340, 70, 2)], ids=str)
 def test_sums_in_parts(channels, activation):
-    """From 2 * DEPTH products on, a sum is made in parts, from a padded copy."""
+    """From DEEP products on, a sum is made in parts, from a padded copy."""
     c, k, groups = channels
     x, w, b = _case((2, 9, 7, c), (3, 3, c // groups, k))
     plan = plan_conv2d(
