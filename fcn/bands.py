@@ -57,11 +57,9 @@ def segment(
     classes = session.model.graph.shapes(whole)[session.model.graph.output][3]
     labels = np.empty((height, width), fastconv.label_dtype(classes))
     found = {name: np.empty((height, width), np.float32) for name in planes or ()}
-    limit = None
-    if band is None:
-        kept = [image, labels, *found.values()]
-        limit = nbytes(memory or 0) - sum(array.nbytes for array in kept)
-    runner, schedule = session.banded(whole, not planes, band, limit)
+    limit = nbytes(memory or 0) if band is None else None
+    kept = sum(array.nbytes for array in (image, labels, *found.values()))
+    runner, schedule = session.banded(whole, not planes, band, limit, kept)
     for low, made in runner.run(schedule, read):
         here = slice(low, min(low + made.shape[1], height))
         part = made[:, : here.stop - low, :width]
@@ -241,19 +239,21 @@ class Bands:
         scratch = self._scratch(schedule)  # packs weights
         return self._weights() + scratch + self._tensors(schedule)
 
-    def schedule_within(self, limit: int) -> Schedule:
+    def schedule_within(self, limit: int, kept: int = 0) -> Schedule:
         """The schedule of the tallest bands that take no more than `limit` bytes.
 
-        How scratch memory grows with the tensors is learnt from lower ones.
+        Of these, `kept` are taken already. How scratch memory grows with the tensors is learnt from
+        lower bands.
         """
+        limit -= kept
         stride = self.graph.total_stride
         heights = range(stride, self.whole[1] + stride, stride)
         best = self.schedule(stride)
         need = self.nbytes(best)
         if need > limit:
             raise ValueError(
-                f"segment: {self.graph.name} takes about {need / 1e6:.0f} MB for the lowest bands "
-                f"of this picture, got memory={limit / 1e6:.0f} MB; allow more"
+                f"segment: {self.graph.name} takes about {(need + kept) / 1e6:.0f} MB for this "
+                f"picture in the lowest bands, got memory={(limit + kept) / 1e6:.0f} MB; allow more"
             )
         while True:
             growth = 1 + self._scratch(best) / self._tensors(best)

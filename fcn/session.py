@@ -261,18 +261,20 @@ class Session:
         return self if self._fits(shape) else self._resized
 
     def banded(
-        self, whole: Shape, labels: bool, band: int | None, limit: int | None
+        self, whole: Shape, labels: bool, band: int | None, limit: int | None, kept: int
     ) -> tuple[Bands, Schedule]:
-        """What `segment` runs over bands of so many rows, or in so many bytes."""
-        return self._banded(whole, labels, band, limit)
+        """What `segment` runs over bands of so many rows, or in so many bytes less `kept` ones."""
+        return self._banded(whole, labels, band, limit, kept)
 
     def _schedule(
-        self, whole: Shape, labels: bool, band: int | None, limit: int | None
+        self, whole: Shape, labels: bool, band: int | None, limit: int | None, kept: int
     ) -> tuple[Bands, Schedule]:
         from fcn.bands import Bands
 
         bands = Bands(self.sized(whole), whole, labels)
-        return bands, bands.schedule_within(limit or 0) if band is None else bands.schedule(band)
+        if band is not None:
+            return bands, bands.schedule(band)
+        return bands, bands.schedule_within(limit or 0, kept)
 
     def labels_of(self, made: Array) -> npt.NDArray[Any]:
         """The class of each pixel, of scores."""

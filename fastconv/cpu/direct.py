@@ -20,7 +20,7 @@ import numpy as np
 
 from fastconv.cpu import cost, finish, host, pack
 from fastconv.cpu.cost import Cost
-from fastconv.cpu.intrinsics import call, store_int
+from fastconv.cpu.intrinsics import call, store_sequence
 from fastconv.cpu.job import Job, OneJob, Template, take
 from fastconv.cpu.kernels import Kernel, candidates
 from fastconv.cpu.padding import Padded
@@ -59,8 +59,7 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
     sums = tables + per_task * 8
     partial = nseg > part
     if partial:  # the sums of one panel of each group of panels
-        for i in range(per_task * mr):
-            store_int(inner + i * 8, sums + i * nr * work)
+        store_sequence(inner, sums, nr * work, per_task * mr)
     row = nr * work  # of a panel
     panel_sums = per_task * mr * row
     stage = sums + (group_panels * panel_sums if partial else 0)
@@ -80,12 +79,12 @@ def direct(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, k
         count = min(per_task, tiles - first)
         last = min(count * outputs, pixels - first * outputs)  # pixels of the task
         shifted = min(start * nr, max(kout - nr, 0)) if groups == 1 else 0  # its first channel
-        for i in range(count * outputs):
-            p = min(i, last - 1)
-            if finish:
-                store_int(targets + i * 8, stage + p * columns * work)
-            else:
-                store_int(targets + i * 8, out + ((first * outputs + p) * cout + shifted) * item)
+        to, step = out + (first * outputs * cout + shifted) * item, cout * item
+        if finish:
+            to, step = stage, columns * work
+        store_sequence(targets, to, step, last)
+        # Rows of the last tile beyond the last output repeat it.
+        store_sequence(targets + last * 8, to + (last - 1) * step, 0, count * outputs - last)
         for g in range(groups):
             fill_tiles(rows, tables, segments, patch_segments, first, count, mr, pixels, pool, x,
                        g * run, h, w, pixel, oh, ow, kh, kw, sh, sw, dh, dw, top, left, patches,

@@ -82,6 +82,36 @@ def store_int(builder: Any, address: Any, value: Any) -> None:
     builder.store(value, builder.inttoptr(address, POINTER), align=8)
 
 
+@Intrinsic
+def store_sequence(builder: Any, address: Any, start: Any, step: Any, count: Any) -> None:
+    """Write the int64 ``start + i * step`` to ``address + 8 * i`` for all i below `count`."""
+    from numba.core import cgutils
+
+    kind = ir.VectorType(I64, 8)
+
+    def splat(value: Any) -> Any:
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I64, 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+        return builder.shuffle_vector(one, one, zeros)
+
+    def store(first: Any, value: Any) -> None:
+        place = builder.add(address, builder.shl(first, ir.Constant(I64, 3)))
+        builder.store(value, builder.inttoptr(place, POINTER), align=8)
+
+    def number(i: Any) -> Any:
+        return builder.add(start, builder.mul(i, step))
+
+    eights = builder.ashr(count, ir.Constant(I64, 3))
+    steps = builder.mul(splat(step), ir.Constant(kind, list(range(8))))
+    with cgutils.for_range(builder, eights) as loop:
+        first = builder.shl(loop.index, ir.Constant(I64, 3))
+        store(first, builder.add(splat(number(first)), steps))
+    done = builder.shl(eights, ir.Constant(I64, 3))
+    with cgutils.for_range(builder, builder.sub(count, done)) as loop:
+        i = builder.add(done, loop.index)
+        store(i, number(i))
+
+
 @_returning
 def atomic_add(builder: Any, address: Any, value: Any) -> Any:
     """Add `value` to the int64 at `address` and return what was there before."""

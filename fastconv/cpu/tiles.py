@@ -7,7 +7,7 @@ leaves the image, all rows of the tile are gathered into zero-padded patches ins
 activation as a whole is never copied.
 """
 
-from fastconv.cpu.intrinsics import Inlined, copy_bytes, store_int, zero_bytes
+from fastconv.cpu.intrinsics import Inlined, copy_bytes, store_int, store_sequence, zero_bytes
 
 
 @Inlined
@@ -58,32 +58,38 @@ def fill_tiles(rows, tables, segments, patch_segments, first, tiles, mr, pixels,
     """
     window, side = (4, 2) if pool else (1, 1)
     count = mr // window
-    reach_y, reach_x = (side - 1) * sh + (kh - 1) * dh, (count * side - 1) * sw + (kw - 1) * dw
+    reach_y = (side - 1) * sh + (kh - 1) * dh
     step, down = sw * pixel, sh * w * pixel
     n, rest = divmod(first * count, oh * ow)
     oy, ox = divmod(rest, ow)
-    for t in range(tiles):
+    t = 0
+    while t < tiles:
         own = rows + t * mr * 8
         y0, x0 = oy * side * sh - top, ox * side * sw - left
-        if (
-            ox + count <= ow and y0 >= 0 and x0 >= 0 and y0 + reach_y < h and x0 + reach_x < w
-        ):  # nearly always: within one output row and inside the image
-            at, base = own, x + ((n * h + y0) * w + x0) * pixel + offset
-            for _ in range(count):
-                store_int(at, base)
-                if pool:
-                    store_int(at + 8, base + step)
-                    store_int(at + 16, base + down)
-                    store_int(at + 24, base + down + step)
-                at += 8 * window
-                base += side * step
-            inside = True
+        some = 0  # tiles from here on that stay in the output row and read nothing but the image
+        if x0 >= 0 and y0 >= 0 and y0 + reach_y < h:
+            fit = ((w - 1 - (kw - 1) * dw - x0) // sw + 1) // side
+            some = min(min(fit, ow - ox) // count, tiles - t)
+        if some > 0:
+            base = x + ((n * h + y0) * w + x0) * pixel + offset
+            if pool:
+                for i in range(some * count):
+                    at, corner = own + i * 32, base + i * 2 * step
+                    store_int(at, corner)
+                    store_int(at + 8, corner + step)
+                    store_int(at + 16, corner + down)
+                    store_int(at + 24, corner + down + step)
+            else:
+                store_sequence(own, base, step, some * count)
+            store_sequence(tables + 8 * t, segments, 0, some)
         else:
+            some = 1
             inside = fill_rows(own, (first + t) * count, mr, window, pixels, x, offset, h, w, pixel,
                                oh, ow, kh, kw, sh, sw, dh, dw, top, left,
                                patches + t * mr * kh * kw * run, run)  # fmt: skip
-        store_int(tables + 8 * t, segments if inside else patch_segments)
-        ox += count
+            store_int(tables + 8 * t, segments if inside else patch_segments)
+        t += some
+        ox += some * count
         while ox >= ow:
             ox -= ow
             oy += 1

@@ -18,7 +18,7 @@ from fastconv.cpu.direct import (
     TILE_CYCLES,
     choose_kernel,
 )
-from fastconv.cpu.intrinsics import Inlined, call, copy_bytes, store_int
+from fastconv.cpu.intrinsics import Inlined, call, copy_bytes, store_sequence
 from fastconv.cpu.job import Job, OneJob, take
 from fastconv.cpu.kernels import kernel
 from fastconv.cpu.padding import Padded
@@ -85,8 +85,8 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
                        g * run, h, w, pixel, qh, qw, mh, mw, 1, 1, 1, 1, before_h, before_w,
                        patches, run)  # fmt: skip
             for r in range(sh):
-                for i in range(last, count * mr):
-                    store_int(targets + 8 * i, stage + i * columns * work)
+                spare = stage + last * columns * work
+                store_sequence(targets + 8 * last, spare, columns * work, count * mr - last)
                 for again in range(2):  # before and after the products
                     n, rest = divmod(first * mr, qh * qw)
                     q, p = divmod(rest, qw)
@@ -101,8 +101,7 @@ def transpose(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
                         if again == 0:
                             if whole:
                                 to = out + ((n * oh + oy) * ow + x0) * cout * item
-                            for k in range(some):
-                                store_int(targets + 8 * (i + k), to + k * step)
+                            store_sequence(targets + 8 * i, to, step, some)
                         elif exists and not whole:
                             flush(to, n, oy, x0, some * sw, kout, out, add, oh, ow, cout, g * kout,
                                   finish, labels, label_item, clamp + 2 * work,

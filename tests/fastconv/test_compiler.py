@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastconv.cpu.intrinsics import Inlined, store_int
+from fastconv.cpu.intrinsics import Inlined, store_int, store_sequence
 from fastconv.cpu.native import Driver
 
 NUMBERS = (-(2**40), -7, -3, -1, 1, 2, 3, 8, 2**33 + 1)
@@ -65,6 +65,19 @@ def test_a_driver_counts_like_python():
         compiled(found.ctypes.data, a, b)
         interpreted(0, a, b)
         assert found.tolist() == list(expected.values()), (a, b)
+
+
+def sequence(address, start, step, count):
+    store_sequence(address, start, step, count)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 16, 29])
+def test_a_sequence_of_numbers(count):
+    found = np.full(40, -1, np.int64)
+    Driver(sequence, 4).entry(found[3:].ctypes.data, 2**40, -17, count)
+    expected = np.full(40, -1, np.int64)
+    expected[3 : 3 + count] = 2**40 - 17 * np.arange(count)
+    np.testing.assert_array_equal(found, expected)
 
 
 def calls_python(address):

@@ -257,6 +257,20 @@ def test_nested_and_shared_models(keras, file_format, tmp_path):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "functional"])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_nested_model_that_is_called_twice(keras, file_format, sequential, tmp_path):
+    k = keras.layers
+    x, y = keras.Input((None, None, 4)), keras.Input((None, None, 4))
+    conv = k.Conv2D(4, 3, padding="same", activation="relu", name="conv")
+    inner = keras.Sequential([y, conv], name="inner") if sequential else keras.Model(y, conv(y))
+    model = keras.Model(x, k.Add()([inner(inner(x)), inner(k.ReLU()(x))]))
+    loaded = check(keras, randomised(model), tmp_path, file_format, channels=4)
+    convolutions = [node for node in loaded.graph.nodes if node.op == "conv2d"]
+    assert len(convolutions) == 3
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_layers_of_one_name_in_several_models(keras, file_format, tmp_path):
     k = keras.layers
