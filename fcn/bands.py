@@ -9,6 +9,11 @@ picture because bands begin where Winograd tiles do, zeros stand only where the 
 A step waits until it has `PIXELS` to make, so that the small maps of a network, whose weights are
 large, do not read these for each row. What depends on all rows, such as a global pool, waits for
 them all, and what it reads is then kept whole.
+
+Bands save memory, not time, so nobody takes them unasked: whole layers write past the caches, and
+fetch what they read during the products before. FCN-8s at 512 x 512 takes 160 ms whole, 185 to 190
+in bands of 64 to 256 rows, and 177 to 203 if only the layers before the third or fourth stage are
+banded; at 1024 x 1024 it is 612, 668 to 807, and 665 to 859 (Zen 5, two threads).
 """
 
 from __future__ import annotations
