@@ -11,9 +11,9 @@ large, do not read these for each row. What depends on all rows, such as a globa
 them all, and what it reads is then kept whole.
 
 Bands save memory, not time, so nobody takes them unasked: whole layers write past the caches, and
-fetch what they read during the products before. FCN-8s at 512 x 512 takes 160 ms whole, 185 to 190
-in bands of 64 to 256 rows, and 177 to 203 if only the layers before the third or fourth stage are
-banded; at 1024 x 1024 it is 612, 668 to 807, and 665 to 859 (Zen 5, two threads).
+fetch what they read during the products before. FCN-8s at 512 x 512 takes 159 ms whole, 167 to 169
+in bands of 64 to 256 rows, and 163 to 175 if only the layers before the third or fourth stage are
+banded; at 1024 x 1024 it is 622, 644 to 688, and 624 to 634 (Zen 5, two threads).
 """
 
 from __future__ import annotations
@@ -151,6 +151,13 @@ class Schedule:
         counts = ((name, count) for name, count in self.kept.items() if name != self._output)
         return 4 * sum(count * math.prod(self.known[name][2:]) for name, count in counts)
 
+    def buffers(self) -> dict[str, npt.NDArray[np.float32]]:
+        """A new set of arrays for the rows of all tensors but the result."""
+        shapes = {name: (count, *self.known[name][2:]) for name, count in self.kept.items()
+                  if name != self._output}  # fmt: skip
+        return {name: fastconv.aligned_empty((1, *shape), np.float32)
+                for name, shape in shapes.items()}  # fmt: skip
+
     def _turns(self) -> bool:
         """One turn of every step; whether any made something."""
         before = len(self.tasks)
@@ -284,25 +291,22 @@ class Bands:
             Gives these rows of the input, (1, high - low, w, c).
         """
         self._plan(schedule)
-        tensors = {}
-        for name, count in schedule.kept.items():
-            if name == self.graph.output:
-                continue  # who asked for its rows may keep them
-            n, _, w, c = self.known[name]
-            tensors[name] = _Rows(fastconv.aligned_empty((n, count, w, c), np.float32))
+        buffers = self.session.borrow(schedule)
+        tensors = {name: _Rows(memory) for name, memory in buffers.items()}
         for group, band, keep in schedule.tasks:
             if group is None:
                 tensors[INPUT].grow(*band.rows, keep)[...] = read(*band.rows)
                 continue
             step, name = self._step(group, band), group.last.name
             if name == self.graph.output:
-                out = fastconv.aligned_empty(step.shape, step.dtype)
+                out = fastconv.aligned_empty(step.shape, step.dtype)  # who asked may keep it
             else:
                 out = tensors[name].grow(*band.rows, keep)
             parts = zip(group.inputs, band.reads, strict=True)
             step.call(*(tensors[source].rows(*reads) for source, reads in parts), out=out)
             if name == self.graph.output:
                 yield band.rows[0], out
+        self.session.give_back(schedule, buffers)
 
     def _step(self, group: Group, band: Band) -> Step:
         """A step for a band of that form, wherever it lies; for a resize that matters."""

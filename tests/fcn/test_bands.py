@@ -208,6 +208,17 @@ def test_schedules_are_made_once(monkeypatch):
     assert len(made) == first + 1
 
 
+def test_bands_use_the_memory_of_the_run_before():
+    session = session_of(models.fcn8s(4, width=4, fc=16, fc_kernel=3))
+    session.segment(picture(100, 80), band=32)
+    ((_, buffers),) = session._idle
+    session.segment(picture(100, 80), band=32)
+    assert [again for _, again in session._idle] == [buffers]
+    session.segment(picture(100, 80), band=64)
+    ((_, others),) = session._idle
+    assert not {id(array) for array in buffers.values()} & {id(a) for a in others.values()}
+
+
 def test_memory_limits_the_bands():
     graph = models.fcn8s(4, width=4, fc=16, fc_kernel=3)
     session = session_of(graph)
