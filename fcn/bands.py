@@ -153,10 +153,11 @@ class Schedule:
 
     def buffers(self) -> dict[str, npt.NDArray[np.float32]]:
         """A new set of arrays for the rows of all tensors but the result."""
-        shapes = {name: (count, *self.known[name][2:]) for name, count in self.kept.items()
-                  if name != self._output}  # fmt: skip
-        return {name: fastconv.aligned_empty((1, *shape), np.float32)
-                for name, shape in shapes.items()}  # fmt: skip
+        return {
+            name: fastconv.aligned_empty((1, count, *self.known[name][2:]), np.float32)
+            for name, count in self.kept.items()
+            if name != self._output
+        }
 
     def _turns(self) -> bool:
         """One turn of every step; whether any made something."""

@@ -31,6 +31,7 @@ import numpy as np
 from fastconv.cook_toom import TILES, algorithm
 from fastconv.cpu import cost, finish, host, pack
 from fastconv.cpu.cost import Cost
+from fastconv.cpu.direct import choose_kernel
 from fastconv.cpu.job import Job, Template, scratch
 from fastconv.cpu.kernels import Kernel, candidates, kernel
 from fastconv.cpu.micro.gemm import UNROLL
@@ -79,7 +80,7 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     dtype = WORKING[spec.dtype]
     rows = candidates("panels", dtype)
     c, k = spec.w[2:]
-    tall = min(rows, key=lambda row: -(-k // row.nr) * row.nr)  # fewest columns of padding
+    tall = choose_kernel("panels", spec.dtype, k)
     weights = products * c * k * ITEMSIZE[dtype]
     block = max(min(BLOCK_ROWS, tiles // SHARES) // tall.mr, 1) * tall.mr
     if weights <= host.cache_bytes()[1] // 2 and block >= BLOCK_ROWS // 2:
