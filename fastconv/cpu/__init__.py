@@ -17,6 +17,7 @@ from fastconv.cpu import (
     unpool,
     windows,
     winograd,
+    winograd_few,
 )
 from fastconv.cpu.cost import Cost
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -48,6 +49,10 @@ class Algorithm:
 
 # Several rows may share a public name: the first that can serve does.
 ALGORITHMS = (
+    Algorithm(
+        "winograd_f4", partial(winograd_few.Few, 4), partial(winograd_few.supports, 4),
+        partial(winograd_few.expected, 4),
+    ),
     *(
         Algorithm(
             f"winograd_f{m}", partial(winograd.Winograd, m), partial(winograd.supports, m),
@@ -64,7 +69,7 @@ NAMES = ("auto", *dict.fromkeys(a.name for a in ALGORITHMS))
 NATIVE = (
     *pool.NATIVE, padding.JOB, direct.JOB, depthwise.JOB, depthwise.REPEAT, transpose.JOB,
     windows.JOB, windows.ARGMAX_JOB, channelwise.JOB, unpool.JOB, winograd.FUSED, winograd.FORWARD,
-    winograd.PRODUCT,
+    winograd.PRODUCT, winograd_few.JOB,
 )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ PATCH_BYTES = 512 << 10  # of L2, for the gathered rows of a task
 MAX_TILES = 64  # of a task; more where they fit help only the first, small layers
 DEEP, DEPTH = 1024, 512  # products of a sum that is made in parts, and most of a part
 PANEL_BYTES = 48 << 10  # for a part's weights of one panel: about an L1 cache
+ROW_CYCLES = 8  # what a row of a tile costs beside its arithmetic: to find and to finish it
 TILE_CYCLES = 25  # what a tile costs beside its arithmetic, for each panel
 AHEAD = 2  # tiles whose inputs are fetched meanwhile
 SHARES = 16  # tasks that are enough for threads of unequal speed
@@ -222,7 +223,7 @@ def expected(spec: Conv2d) -> Cost:
     products = tiles * tile.mr * panels * tile.nr * depth
     cycles = (
         cost.multiplications(products, spec.dtype) / cost.PRODUCTS
-        + tiles * (panels * TILE_CYCLES + spec.groups * TILE_CYCLES)
+        + tiles * (panels * TILE_CYCLES + spec.groups * tile.mr * ROW_CYCLES)
     )  # fmt: skip
     weights = panels * tile.nr * depth * ITEMSIZE[WORKING[spec.dtype]]
     near, far = cost.traffic(spec, weights)

@@ -14,9 +14,12 @@ from fastconv.cook_toom import TILES
 from fastconv.cpu import machine
 from fastconv.cpu.host import has
 from fastconv.cpu.micro import depthwise, finish, functions, gemm, labels, windows, winograd
+from fastconv.cpu.micro.winograd import FEW, FEW_TILES
 from fastconv.cpu.native import Native
 from fastconv.cpu.simd import LANES, Emitter
 from fastconv.dtypes import DTYPES, WORKING
+
+INVERSES = ("output", "stream", "pool", "few_output", "few_stream", "few_pool")  # of Winograd
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Kernel:
     split: int = 1  # parts of a vector, for code that needs many of them in registers
     taps: int = 0  # r of a Winograd transform; of a window, 0 = any number
     stride: int = 1
+    depth: int = 0  # input channels, where their number is fixed
 
     @property
     def name(self) -> str:
@@ -38,6 +42,7 @@ class Kernel:
         parts += [f"taps{self.taps}"] if self.taps else []
         parts += [f"stride{self.stride}"] if self.stride > 1 else []
         parts += [f"split{self.split}"] if self.split > 1 else []
+        parts += [f"depth{self.depth}"] if self.depth else []
         return "_".join(parts)
 
     @property
@@ -78,9 +83,7 @@ BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
     "gemm_pool": (17, gemm.implicit),
     "panels": (14, gemm.panels),
     "winograd_input": (7, winograd.forward),
-    "winograd_output": (10, winograd.inverse),
-    "winograd_stream": (10, winograd.inverse),
-    "winograd_pool": (10, winograd.inverse),
+    **{f"winograd_{kind}": (10, winograd.inverse) for kind in INVERSES},
     "depthwise": (16, depthwise.depthwise),
     "depthwise_sums": (16, depthwise.depthwise),
     "widen": (3, finish.widen),
@@ -124,7 +127,7 @@ def _products(dtype: str) -> list[Kernel]:
             ("panels", 4, 4, "avx512f"),
             ("panels", 6, 1, ""),
         )
-    ] + [row for kind in ("output", "stream", "pool") for row in _transforms(kind, dtype)]
+    ] + [row for kind in INVERSES for row in _transforms(kind, dtype)]
 
 
 def _image_rows(dtype: str) -> list[Kernel]:
@@ -154,15 +157,21 @@ def _transforms(kind: str, dtype: str) -> list[Kernel]:
     """Winograd's transforms, for every tile that is offered.
 
     Half vectors leave AVX2's 16 registers for twice as many numbers of a tile (1.1 to 1.3 times as
-    fast), except past the caches, where half a cache line is as slow as eight whole ones.
+    fast), except past the caches, where half a cache line is as slow as eight whole ones. Quarters
+    are for inputs of few channels.
     """
-    splits = (("", 1),) if kind == "stream" else (("avx512f", 1), ("", 2))
+    splits = {
+        "input": (("avx512f", 1), ("", 2), ("", 4)), "stream": (("", 1),),
+        "few_stream": (("avx512f", 1),),
+    }.get(kind, (("avx512f", 1), ("", 2)))  # fmt: skip
+    few = "few" in kind
     return [
-        Kernel(f"winograd_{kind}", dtype, m, needs=needs, split=split, taps=taps, stride=stride)
-        for (taps, stride), sizes in TILES.items()
+        Kernel(f"winograd_{kind}", dtype, m, 1, needs, split, taps, stride, depth)
+        for (taps, stride), sizes in (FEW_TILES if few else TILES).items()
         for m in sizes
-        if kind != "pool" or m % 2 == 0
+        if not kind.endswith("pool") or m % 2 == 0
         for needs, split in splits
+        for depth in (range(1, FEW + 1) if few else (0,))
     ]
 
 

@@ -172,6 +172,35 @@ def fused(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, m_b
         first = following
 
 
+def few(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, forward, inverse, finish,
+        step, reach, products, nr, panels, panel_u, block, product_v, tiles, ty_count, tx_count, h,
+        w, channels, top, left, dh, dw, oh, ow, cout, size, weights, bias, clamp, slopes, item,
+        work):  # fmt: skip
+    """Driver: a task is a block of tiles, whose V[tile][product][channel] is multiplied at once."""
+    patch = scratch + thread * scratch_bytes
+    v = patch + patch_bytes
+    tile_v = products * product_v
+    tasks = (tiles + block - 1) // block
+    side = cout // nr
+    while True:
+        first = take(counter, thread, tasks) * block
+        if first >= tiles:
+            break
+        count = min(block, tiles - first)
+        forward_block(forward, step, reach, x, h, w, channels, item, work, tile_v // work, top,
+                      left, dh, dw, first, count, ty_count, tx_count, v, product_v, 1,
+                      patch)  # fmt: skip
+        n, y0, x0, row = 0, 0, 0, 0
+        for t in range(count):
+            if row == 0:
+                n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
+            output_tile(inverse, finish, weights, v + t * tile_v, panel_u, panels, nr, out, add, oh,
+                        ow, cout, item, work, size, 0, side, dh, dw, n, y0, x0, bias, clamp, slopes,
+                        patch)  # fmt: skip
+            row -= 1
+            x0 += size * dw
+
+
 def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, forward, step,
                   reach, mr, block, block_bytes, product_v, tiles, ty_count, tx_count, h, w,
                   channels, top, left, dh, dw, item, work, lanes):  # fmt: skip

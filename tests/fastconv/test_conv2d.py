@@ -238,7 +238,8 @@ def test_auto_chooses_by_the_layer():
         return plan_conv2d(x, np.zeros(w, np.float32), **options).algorithm
 
     assert algorithm((1, 56, 56, 64), (3, 3, 64, 64), padding="same") == "winograd_f4"
-    assert algorithm((1, 56, 56, 3), (3, 3, 3, 64)) == "direct"
+    assert algorithm((1, 56, 56, 3), (3, 3, 3, 64)) == "winograd_f4"
+    assert algorithm((1, 56, 56, 3), (3, 3, 3, 64), stride=2) == "direct"
     assert algorithm((1, 58, 58, 64), (3, 3, 64, 64), stride=2) == "winograd_f4"  # 28 x 28
     assert algorithm((1, 67, 67, 256), (3, 3, 256, 256), stride=2) == "winograd_f3"
     assert algorithm((1, 56, 56, 64), (3, 3, 64, 64), stride=3) == "direct"

@@ -19,16 +19,19 @@ from fastconv.cook_toom import algorithm
 from fastconv.cpu.simd import Emitter
 
 Row = list[Fraction]
+FEW = 4  # input channels whose products stay in registers
+FEW_TILES = {(3, 1): (4,)}  # (taps, stride) -> sizes m of their tiles
 
 
 # ------------------------------------------------------------------- products with small matrices
-def _combine(e: Emitter, terms: list[tuple[Fraction, Any]]) -> Any:
-    """``sum(c * v)``; unit coefficients first, since they need no multiplication."""
+def _combine(e: Emitter, terms: list[tuple[Fraction, Any]], total: Any = None) -> Any:
+    """``total + sum(c * v)``; unit coefficients first, since they need no multiplication."""
     terms = sorted((t for t in terms if t[0]), key=lambda t: t[0] != 1)
-    (first, total), rest = terms[0], terms[1:]
-    if first != 1:
-        total = e.ir.fmul(e.splat(float(first)), total)
-    for c, v in rest:
+    if total is None:
+        (first, total), *terms = terms
+        if first != 1:
+            total = e.ir.fmul(e.splat(float(first)), total)
+    for c, v in terms:
         total = e.ir.fadd(total, v) if c == 1 else e.fma(e.splat(float(c)), v, total)
     return total
 
@@ -62,10 +65,13 @@ def _multiply_rows(e: Emitter, matrix: list[Row], v: list[Any]) -> list[Any]:
     return out
 
 
-def _multiply_columns(e: Emitter, matrix: list[Row], v: list[Any]) -> list[Any]:
-    """``matrix @ v`` where columns come in pairs of points +-p: sums and differences first."""
+def _groups(matrix: list[Row]) -> list[tuple[list[int], list[Row]]]:
+    """Columns in groups: a pair of points +-p with its two parts, or one column.
+
+    The parts belong to the sum and to the difference of what the pair is multiplied with.
+    """
     columns = [list(c) for c in zip(*matrix, strict=True)]
-    terms: list[tuple[Row, Any]] = []
+    found: list[tuple[list[int], list[Row]]] = []
     done: set[int] = set()
     for i, column in enumerate(columns):
         if i in done:
@@ -75,12 +81,26 @@ def _multiply_columns(e: Emitter, matrix: list[Row], v: list[Any]) -> list[Any]:
             (i, None),
         )
         if parts is None:
-            terms.append((column, v[i]))
+            found.append(([i], [column]))
             continue
         done.add(twin)
-        sums = e.ir.fadd(v[i], v[twin]), e.ir.fsub(v[i], v[twin])
-        for rows, value in zip(parts, sums, strict=True):
-            terms.append(([c if n in rows else Fraction(0) for n, c in enumerate(column)], value))
+        halves = [[c if n in rows else Fraction(0) for n, c in enumerate(column)] for rows in parts]
+        found.append(([i, twin], halves))
+    return found
+
+
+def _grouped(e: Emitter, values: list[Any]) -> list[Any]:
+    """What the columns of a group are multiplied with."""
+    if len(values) == 1:
+        return values
+    return [e.ir.fadd(*values), e.ir.fsub(*values)]
+
+
+def _multiply_columns(e: Emitter, matrix: list[Row], v: list[Any]) -> list[Any]:
+    """``matrix @ v`` where columns come in pairs of points +-p: sums and differences first."""
+    terms: list[tuple[Row, Any]] = []
+    for indices, columns in _groups(matrix):
+        terms += zip(columns, _grouped(e, [v[i] for i in indices]), strict=True)
     return [_combine(e, [(c[r], value) for c, value in terms]) for r in range(len(matrix))]
 
 
@@ -137,6 +157,38 @@ def _output_tile(e: Emitter, at: list[Row], source: Any, product: Any) -> list[l
     return [_multiply_columns(e, at, [c[y] for c in columns]) for y in range(m)]
 
 
+def _few_tile(e: Emitter, at: list[Row], u: Any, v: Any, channels: int) -> list[list[Any]]:
+    """AT (U * V) A of one tile with few input channels, whose products stay in registers.
+
+    U[x][channel][y] are vectors from `u` on, V[y][x][FEW channels] numbers from `v` on. A column of
+    products is transformed, and added to the outputs, before the next is made: their a * m numbers
+    together would not fit. A loop over the channels costs 20 % more.
+    """
+    m, reach = len(at), len(at[0])
+    total: list[list[Any]] = [[None] * m for _ in range(m)]
+
+    def transformed(x: int) -> list[Any]:
+        sums: list[Any] = [None] * reach
+        for c in range(channels):
+            for y in range(reach):
+                weights = e.load(e.add(u, ((x * channels + c) * reach + y) * e.bytes))
+                number = e.load_splat(e.add(v, ((y * reach + x) * FEW + c) * e.itemsize))
+                if c == 0:
+                    sums[y] = e.ir.fmul(weights, number)
+                else:
+                    sums[y] = e.fma(weights, number, sums[y])
+        return _multiply_columns(e, at, sums)
+
+    for indices, columns in _groups(at):
+        made = [transformed(x) for x in indices]
+        for y, row in enumerate(total):
+            for factors, value in zip(columns, _grouped(e, [p[y] for p in made]), strict=True):
+                for x, factor in enumerate(factors):
+                    if factor:
+                        row[x] = _combine(e, [(factor, value)], row[x])
+    return total
+
+
 def inverse(
     kernel: Any, e: Emitter, source: Any, product: Any, panel: Any, panels: Any, columns: Any,
     target: Any, pixel: Any, line: Any, bias: Any, clamp: Any,
@@ -144,21 +196,26 @@ def inverse(
     """AT M A + bias, clamped: m x m pixels to `target`, strides `pixel` and `line`.
 
     The channels are `panels` panels of `columns` bytes. Those of product xi in panel p are at
-    ``source + xi * product + p * panel``; side by side in the target and the bias. Kind
-    "winograd_pool" takes the 2x2 maximum, m/2 x m/2 pixels; "winograd_stream" writes past the
-    caches, for outputs that do not fit there (31 -> 26 ms).
+    ``source + xi * product + p * panel``; side by side in the target and the bias. Kind "pool"
+    takes the 2x2 maximum, m/2 x m/2 pixels; "stream" writes past the caches, for outputs that do
+    not fit there (31 -> 26 ms). Kinds "few" make the products, too: of the weights of panel p at
+    ``source + p * panel``, one vector wide, and of V at `product`.
     """
     m = kernel.mr
     at = algorithm(m, kernel.taps, kernel.stride)[0]
     low, upper = e.load_splat(clamp), e.add(clamp, e.itemsize)
-    streaming = kernel.kind == "winograd_stream"
+    few, streaming = "few" in kernel.kind, kernel.kind.endswith("stream")
 
     def transform(limit: Callable[[Any], Any]) -> None:
         with e.loop(panels) as p, e.loop(columns, e.bytes) as column:
             offset = e.add(e.mul(p, columns), column)
-            tile = _output_tile(e, at, e.add(e.add(source, e.mul(p, panel)), column), product)
+            first = e.add(e.add(source, e.mul(p, panel)), column)
+            if few:
+                tile = _few_tile(e, at, first, product, kernel.depth)
+            else:
+                tile = _output_tile(e, at, first, product)
             b = e.load(e.add(bias, offset))
-            if kernel.kind == "winograd_pool":
+            if kernel.kind.endswith("pool"):
                 tile = [
                     [
                         e.maximum(*(tile[y + i][x + j] for i in (0, 1) for j in (0, 1)))
