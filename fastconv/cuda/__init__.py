@@ -68,8 +68,7 @@ class Backend:
 
     def plan_windows(self, spec: Pool2d | Resize2d, labels: bool = False) -> Any:
         """A pool or a resize."""
-        make = self._pixels.pool if isinstance(spec, Pool2d) else self._pixels.resize
-        stages = [make(spec)]
+        stages = self._pixels.windows(spec)
         if labels:
             stages.append(self._pixels.labels(spec.out, spec.dtype))
         return self._executors.Executor(self._pixels.chain("direct", stages), self.gpu)

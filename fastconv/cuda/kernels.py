@@ -8,7 +8,16 @@ from typing import Any
 
 from numba.cuda import types
 
-from fastconv.cuda import channels, depthwise, pointwise, simt, tensor, windows, winograd
+from fastconv.cuda import (
+    channels,
+    depthwise,
+    pointwise,
+    reduction,
+    simt,
+    tensor,
+    windows,
+    winograd,
+)
 
 # What an array of numbers is to a kernel. Pointers to uint16 are to bfloat16 numbers.
 POINTERS = {
@@ -25,7 +34,7 @@ ARRAYS = {
     "row_counts": "float32", "col_counts": "float32", "row_taps": "int32", "col_taps": "int32",
     "row_weights": "float32", "col_weights": "float32", "indices": "int64",
 }  # fmt: skip
-FLOATS = {"low", "high", "alpha"}  # of the numbers; the others are int32
+FLOATS = {"low", "high", "alpha", "divisor"}  # of the numbers; the others are int32
 
 
 @dataclass(frozen=True)
@@ -143,15 +152,44 @@ def _windows(dtype: str) -> Iterator[Kernel]:
 
 
 def _channels(dtype: str) -> Iterator[Kernel]:
-    for label in ("uint8", "int32", "int64"):
-        yield Kernel(
-            f"argmax_{dtype}_{label}", "argmax", dtype, channels.make_argmax, channels.THREADS, 1,
-            64, {"SHFL.BFLY": 2}, result=label,
-        )  # fmt: skip
-    yield Kernel(
-        f"softmax_{dtype}", "softmax", dtype, channels.make_softmax, channels.THREADS, 1, 64,
-        {"SHFL.BFLY": 2, "MUFU.EX2": 2}, result=dtype,
+    lanes = 4 if dtype == "float32" else 8  # in 16 bytes
+    row = functools.partial(
+        Kernel, dtype=dtype, threads=channels.THREADS, blocks=1, registers=64
     )  # fmt: skip
+    for unit in (4, 1):
+        staged = functools.partial(row, unit=unit, shared=channels.SHARED)
+        opcodes = {"LDG.E.128": 2, "STS.128": 2, "LDS": 1, "SHFL.BFLY": 2}
+        if unit == 4:
+            opcodes["LDS.128"] = 1
+        make = functools.partial(channels.make_argmax, lanes, unit)
+        for label in ("uint8", "int32", "int64"):
+            name = f"argmax_{dtype}_{label}_{unit}"
+            yield staged(name, "argmax", make=make, opcodes=opcodes, result=label)
+        make = functools.partial(channels.make_softmax, lanes, unit)
+        opcodes = opcodes | {"MUFU.EX2": unit, "STG.E.128": 1}
+        yield staged(f"softmax_{dtype}_{unit}", "softmax", make=make, opcodes=opcodes, result=dtype)
+    wide = functools.partial(row, unit=0)  # for more channels than the others can have
+    for label in ("int32", "int64"):
+        yield wide(
+            f"argmax_{dtype}_{label}_wide", "argmax", make=channels.make_wide_argmax,
+            opcodes={"SHFL.BFLY": 10}, result=label,
+        )  # fmt: skip
+    yield wide(
+        f"softmax_{dtype}_wide", "softmax", make=channels.make_wide_softmax,
+        opcodes={"SHFL.BFLY": 10, "MUFU.EX2": 2}, result=dtype,
+    )  # fmt: skip
+
+
+def _reductions(kind: str, dtype: str, result: str) -> Iterator[Kernel]:
+    most = 4 if dtype == "float32" else 8  # in 16 bytes
+    for lanes in (most, 1):
+        wide = {"LDG.E.128": reduction.AHEAD, "LDS.128": 1, "STS.128": 1} if lanes > 1 else {}
+        yield Kernel(
+            f"global_{kind}_{dtype}_{result}_{lanes}", f"global_{kind}", dtype,
+            functools.partial(reduction.make, kind, lanes, result), reduction.THREADS, 1, 64,
+            {"LDG": reduction.AHEAD, "BAR.SYNC": 1, **wide}, unit=lanes,
+            shared=reduction.shared_bytes(lanes), result=result,
+        )  # fmt: skip
 
 
 def _depthwise(dtype: str, lanes: int, result: str) -> Kernel:
@@ -185,9 +223,15 @@ KERNELS: tuple[Kernel, ...] = (
     *(_depthwise(dtype, lanes, "float32") for dtype in HALVES for lanes in (4, 1)),
     *(row for dtype in IMAGE_TYPES for row in _windows(dtype)),
     *(row for dtype in IMAGE_TYPES for row in _channels(dtype)),
+    # A maximum is exact in its dtype; sums of slices are float32, and then rounded once.
+    *(row for dtype in IMAGE_TYPES for row in _reductions("max", dtype, dtype)),
+    *(row for dtype in IMAGE_TYPES for row in _reductions("avg", dtype, dtype)),
+    *(row for dtype in HALVES for row in _reductions("avg", dtype, "float32")),
+    *(row for dtype in HALVES for row in _reductions("avg", "float32", dtype)),
     *(
         Kernel(f"take_{dtype}", "unpool", dtype, pointwise.make_take, pointwise.THREADS, 1, 32,
-               {"LDG": 2, "STG": 1}, result=dtype)
+               {"LDG.E.128": 1, "LDG": 5, "STG.E." + ("128" if dtype == "float32" else "64"): 1},
+               result=dtype)
         for dtype in IMAGE_TYPES
     ),
     *(

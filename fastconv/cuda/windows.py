@@ -1,4 +1,8 @@
-"""Pools and resizes: a thread makes one output pixel of as many channels as 16 bytes hold."""
+"""Pools and resizes: a thread makes one output pixel of as many channels as 16 bytes hold.
+
+Where those do not divide the channels, it makes one number: pixels then begin anywhere in memory,
+and the 4 bytes (or 2) of neighbouring threads lie side by side, so that a warp takes whole lines.
+"""
 
 import math
 

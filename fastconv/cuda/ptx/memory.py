@@ -11,6 +11,7 @@ from fastconv.cuda.ptx._build import (
     I16,
     I32,
     I64,
+    SHARED_SPACE,
     VOID,
     address,
     asm,
@@ -20,7 +21,15 @@ from fastconv.cuda.ptx._build import (
     unpack,
 )
 
-# Memory. Reading is through the read-only path: no kernel reads what it writes.
+# Memory. Global memory is read through the read-only path: no kernel reads there what it writes.
+
+
+def _place(context, builder, array_type, array, index):
+    """Address of an element, the constraint of its register, and the name of its memory."""
+    shared = isinstance(array_type, types.Array)
+    space = SHARED_SPACE if shared else GLOBAL_SPACE
+    where = address(context, builder, array_type, array, index, space)
+    return (where, "r", "shared") if shared else (where, "l", "global")
 
 
 def _widen(builder, kind, value):
@@ -43,18 +52,19 @@ def _load(count):
         result = types.UniTuple(types.float32, count)
 
         def generate(context, builder, signature, operands):
-            array_type = signature.args[0]
-            where = address(context, builder, array_type, operands[0], operands[1], GLOBAL_SPACE)
+            where, register, memory = _place(context, builder, signature.args[0], *operands[:2])
+            written = memory == "shared"  # by the kernel, so that the order of accesses matters
             vector = f".v{count}" if count > 1 else ""
             targets = names(0, count) if count > 1 else "$0"
             zero = "".join(f"mov.{bits} ${i}, 0; " for i in range(count))
             text = (
                 f"{{ .reg .pred p; setp.ne.b32 p, ${count + 1}, 0; {zero}"
-                f"@p ld.global.nc{vector}.{bits} {targets}, [${count}]; }}"
+                f"@p ld.{memory}{'' if written else '.nc'}{vector}.{bits} {targets}, [${count}]; }}"
             )
-            constraints = ",".join([f"=&{code}"] * count + ["l", "r"])
+            clobbers = ["~{memory}"] * written
+            constraints = ",".join([f"=&{code}"] * count + [register, "r"] + clobbers)
             on = builder.zext(operands[2], I32)
-            got = asm(builder, struct(kind, count), text, constraints, [where, on], False)
+            got = asm(builder, struct(kind, count), text, constraints, [where, on], written)
             values = unpack(builder, got, count) if count > 1 else [got]
             if stored != "f32":
                 values = [_widen(builder, stored, v) for v in values]
@@ -66,7 +76,8 @@ def _load(count):
     return load
 
 
-load1, load4 = _load(1), _load(4)  # (array, index, predicate): floats, 0 where it is off
+# (array, index, predicate): floats of global or shared memory, 0 where the predicate is off.
+load1, load4 = _load(1), _load(4)
 
 
 @intrinsic
@@ -124,8 +135,7 @@ def _store(count):
         bits, code = ("b32", "f") if stored == "f32" else ("b16", "h")
 
         def generate(context, builder, signature, operands):
-            array_type = signature.args[0]
-            where = address(context, builder, array_type, operands[0], operands[1], GLOBAL_SPACE)
+            where, register, memory = _place(context, builder, signature.args[0], *operands[:2])
             floats = unpack(builder, operands[2], count) if count > 1 else [operands[2]]
             if stored != "f32":
                 floats = [_narrow(builder, stored, v) for v in floats]
@@ -133,9 +143,9 @@ def _store(count):
             sources = names(0, count) if count > 1 else "$0"
             text = (
                 f"{{ .reg .pred p; setp.ne.b32 p, ${count + 1}, 0; "
-                f"@p st.global{vector}.{bits} [${count}], {sources}; }}"
+                f"@p st.{memory}{vector}.{bits} [${count}], {sources}; }}"
             )
-            constraints = ",".join([code] * count + ["l", "r", "~{memory}"])
+            constraints = ",".join([code] * count + [register, "r", "~{memory}"])
             on = builder.zext(operands[3], I32)
             asm(builder, VOID, text, constraints, [*floats, where, on])
             return context.get_dummy_value()
@@ -145,7 +155,7 @@ def _store(count):
     return store
 
 
-store1, store4 = _store(1), _store(4)  # (array, index, floats, predicate)
+store1, store4 = _store(1), _store(4)  # (array, index, floats, predicate): of either memory
 
 
 @intrinsic

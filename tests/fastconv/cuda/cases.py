@@ -11,6 +11,7 @@ import pytest
 from fastconv import bounds, reference
 from fastconv.cuda import convolution, pixels
 from fastconv.cuda.kernels import IMAGE_TYPES, KERNELS
+from fastconv.cuda.program import chain
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 from fastconv.weights import Weights
 from tests.fastconv.cuda.simulation import DTYPES
@@ -52,6 +53,15 @@ POOLS = [
     Pool2d((1, 6, 8, 8), "avg", (3, 2), (1, 2), UNEVEN),
     Pool2d((2, 7, 5, 3), "avg", (2, 3), (2, 2), UNEVEN, (2, 1), count_include_pad=True),
     Pool2d((3, 4, 5, 4), "avg", (4, 5), (4, 5)),
+    Pool2d((2, 4, 4, 8), "avg", (4, 4), (1, 1)),
+    *(
+        Pool2d((n, *size, c), kind, size, (1, 1))
+        for n, *size, c in ((2, 7, 7, 80), (2, 25, 33, 21), (1, 41, 29, 40), (2, 23, 19, 1))
+        for kind in ("max", "avg")
+    ),
+    Pool2d((1, 19, 21, 48), "max", (21, 22), (3, 3), PAD),
+    Pool2d((1, 9, 8, 12), "max", (9, 8), (9, 8), ((1, 0), (0, 1))),  # but for one row
+    Pool2d((1, 19, 21, 12), "avg", (20, 23), (3, 3), PAD, count_include_pad=True),
 ]
 RESIZES = [
     Resize2d((1, 5, 6, channels), size, method, coordinates)
@@ -143,7 +153,7 @@ def _judge(y, expected, bound, dtype):
 def check_windows(spec, run):
     """A pool or a resize is within the bound."""
     pool = isinstance(spec, Pool2d)
-    program = pixels.one(pixels.pool(spec) if pool else pixels.resize(spec))
+    program = chain("direct", pixels.windows(spec))
     x = odd(spec.x, spec.dtype)
     y = run(program, spec.out, spec.dtype, x=x)
     op, wide = "pool2d" if pool else "resize2d", x.astype(np.float32)
@@ -187,15 +197,21 @@ def check_softmax(spec, run):
     _judge(y, expected, bounds.channel_op(low, working), spec.dtype)
 
 
+# Pixels of one block, of several with a part of one, and of blocks that are full.
+PIXELS = {
+    1: (2, 27, 41), 2: (2, 31, 17), 3: (2, 23, 25), 4: (2, 32, 16), 7: (2, 15, 19), 21: (2, 9, 31),
+    64: (2, 7, 11), 150: (2, 5, 7), 303: (2, 5, 3), 1000: (2, 3, 5), 1029: (2, 3, 5),
+}  # fmt: skip
 ARGMAXES = [
-    (ChannelOp((2, 5, 7, channels), "argmax", dtype), label)
-    for channels in (1, 2, 5, 21, 150)
+    (ChannelOp((*size, channels), "argmax", dtype), label)
+    for channels, size in PIXELS.items()
     for dtype in IMAGE_TYPES
     for label in ("uint8", "int32", "int64")
+    if label != "uint8" or channels <= 256
 ]
 SOFTMAXES = [
-    ChannelOp((1, 5, 7, channels), "softmax", dtype)
-    for channels in (1, 3, 21, 150)
+    ChannelOp((*size, channels), "softmax", dtype)
+    for channels, size in PIXELS.items()
     for dtype in IMAGE_TYPES
 ]
 WINDOWS = [

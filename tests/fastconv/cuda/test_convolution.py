@@ -103,7 +103,7 @@ def test_labels_are_those_of_the_result():
     np.testing.assert_array_equal(labels, expected.argmax(axis=3))
 
 
-def _ignores_predicates(name, operand):
+def ignores_predicates(name, operand):
     """A block in which a function acts as if its predicate were true."""
 
     def always(self, *operands):
@@ -157,16 +157,16 @@ class ForgetsTheRest(lanes.Block):
 
 FAULTS = [
     *((fault, "direct") for fault in (NoBarrier, Transposed, ForgetsAStep, RoundsOperands)),
-    *((_ignores_predicates(name, 2), "direct") for name in ("load1", "load4")),
-    *((_ignores_predicates(name, 3), "direct") for name in ("store1", "store4")),
-    (_ignores_predicates("select", 0), "direct"),
+    *((ignores_predicates(name, 2), "direct") for name in ("load1", "load4")),
+    *((ignores_predicates(name, 3), "direct") for name in ("store1", "store4")),
+    (ignores_predicates("select", 0), "direct"),
     *((fault, "tf32x3") for fault in (NoBarrier, NeverWaits, WaitsForOneLess, SwapsMatrices)),
     *((fault, "tf32x3") for fault in (ForgetsAStep, ForgetsTheRest)),
-    *((_ignores_predicates(name, 4), "tf32x3") for name in ("copy16",)),
-    *((_ignores_predicates(name, 3), "tf32x3") for name in ("store1", "store4")),
+    *((ignores_predicates(name, 4), "tf32x3") for name in ("copy16",)),
+    *((ignores_predicates(name, 3), "tf32x3") for name in ("store1", "store4")),
     *((fault, "winograd_f2") for fault in (NoBarrier, NeverWaits, RoundsOperands)),
-    *((_ignores_predicates(name, 2), "winograd_f2") for name in ("load1",)),
-    *((_ignores_predicates(name, 3), "winograd_f2") for name in ("store1", "store_shared4")),
+    *((ignores_predicates(name, 2), "winograd_f2") for name in ("load1",)),
+    *((ignores_predicates(name, 3), "winograd_f2") for name in ("store1", "store_shared4")),
 ]
 
 
