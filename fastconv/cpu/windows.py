@@ -24,7 +24,7 @@ from fastconv.memory import address
 from fastconv.spec import Pool2d, Resize2d
 
 STRIP_BYTES = 16 << 10  # of L1, for a combined row
-PARTS, WHOLE = 16, 1 << 16  # of an image that is pooled as a whole, if it has so many numbers
+PARTS, WHOLE = 8, 1 << 16  # of an image that is pooled as a whole, if it has so many numbers
 
 
 def windows(thread, counter, x, out, scratch, add, scratch_bytes, down, across, labels, label_item,

@@ -18,23 +18,25 @@ ROWS = 4  # that are combined in one pass
 # ------------------------------------------------------------------------------------ rows to one
 def _down(
     e: Emitter, rows: Any, nrows: Any, target: Any, count: Any,
-    join: Callable[[Any, Callable[[int], Any], Any, int], Any],
+    prepare: Callable[[Any, int], Callable[[Any, list[Any]], Any]],
 ) -> None:  # fmt: skip
     """``target[i] = combination over r of rows[r][i]``, `count` numbers; rows is a table.
 
-    ``join(total, x, first, some)`` adds rows ``first ... first + some`` to a total, or to None; row
-    first + k is ``x(k)``. More than `ROWS` rows are passes over contiguous numbers.
+    ``prepare(first, some)`` gives what adds numbers of rows ``first ... first + some`` to a total,
+    or to None. More than `ROWS` rows are passes over contiguous numbers. What is the same for all
+    numbers is read in front of their loop, as LLVM thinks that stores might change it.
     """
 
     def numbers(first: Any, some: int, more: bool) -> Callable[[Any, Any], None]:
-        def body(offset: Any, mask: Any) -> None:
-            def x(k: int) -> Any:
-                row = e.load_int(e.add(rows, e.mul(e.add(first, k), 8)))
-                return e.load_stored(e.add(row, e.stored(offset)), mask)
+        table = e.add(rows, e.mul(first, 8))
+        own = [e.load_int(e.add(table, 8 * k)) for k in range(some)]
+        join = prepare(first, some)
 
+        def body(offset: Any, mask: Any) -> None:
+            values = [e.load_stored(e.add(row, e.stored(offset)), mask) for row in own]
             place = e.add(target, offset)
             total = load(e, place, mask) if more else None
-            store(e, join(total, x, first, some), place, mask)
+            store(e, join(total, values), place, mask)
 
         return body
 
@@ -59,13 +61,18 @@ def down_sum(
 ) -> None:
     """``target[i] = sum_r weights[r] * rows[r][i]``."""
 
-    def join(total: Any, x: Callable[[int], Any], first: Any, some: int) -> Any:
-        for k in range(some):
-            weight = e.load_splat(e.add(weights, e.mul(e.add(first, k), e.itemsize)))
-            total = e.ir.fmul(weight, x(k)) if total is None else e.fma(weight, x(k), total)
-        return total
+    def prepare(first: Any, some: int) -> Callable[[Any, list[Any]], Any]:
+        begin = e.add(weights, e.mul(first, e.itemsize))
+        factors = [e.load_splat(e.add(begin, k * e.itemsize)) for k in range(some)]
 
-    _down(e, rows, nrows, target, count, join)
+        def join(total: Any, values: list[Any]) -> Any:
+            for weight, x in zip(factors, values, strict=True):
+                total = e.ir.fmul(weight, x) if total is None else e.fma(weight, x, total)
+            return total
+
+        return join
+
+    _down(e, rows, nrows, target, count, prepare)
 
 
 def down_max(
@@ -73,11 +80,10 @@ def down_max(
 ) -> None:
     """``target[i] = max_r rows[r][i]``, NaN if there is one."""
 
-    def join(total: Any, x: Callable[[int], Any], first: Any, some: int) -> Any:
-        values = [x(k) for k in range(some)]
+    def join(total: Any, values: list[Any]) -> Any:
         return e.maximum(*values if total is None else [total, *values])
 
-    _down(e, rows, nrows, target, count, join)
+    _down(e, rows, nrows, target, count, lambda first, some: join)
 
 
 # -------------------------------------------------------------------------------- columns to pixels
