@@ -25,8 +25,8 @@ from fastconv.weights import Weights
 SEGMENT_BYTES = 16 << 10  # of L1, for the inputs of a run of pixels
 
 
-def depthwise(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, inner, border,
-              finish, segment, images, h, w, channels, oh, ow, kh, kw, sh, sw, dh, dw, top, left,
+def depthwise(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, kernel, finish,
+              segment, images, h, w, channels, oh, ow, kh, kw, sh, sw, dh, dw, top, left,
               weights, bias, clamp, slopes, item, work):  # fmt: skip
     """Driver: tasks are output rows."""
     if shared_bytes:
@@ -52,9 +52,9 @@ def depthwise(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes
         j = 0
         while j < ow:
             at = j * sw - left
-            kernel, count, first_column, last_column = inner, min(segment, last - j), 0, kw
+            count, first_column, last_column = min(segment, last - j), 0, kw
             if j < first or j >= last:
-                kernel, count = border, 1
+                count = 1
                 first_column = max((-at + dw - 1) // dw, 0)
                 last_column = max(min((w - 1 - at) // dw + 1, kw), first_column)
             call(kernel, (line + at * pixel, row, column, step, first_row, last_row, first_column,
@@ -112,9 +112,8 @@ class Depthwise(OneJob):
         item, work = ITEMSIZE[spec.dtype], ITEMSIZE[dtype]
         finisher = finish.kernel_for(spec)
         kind = "depthwise_sums" if finisher else "depthwise"
-        border = kernel(kind, spec.dtype, taps=0)
         special = candidates(kind, spec.dtype, taps=kw, stride=sw) if dw == 1 else []
-        self.kernel = special[0] if special else border
+        self.kernel = special[0] if special else kernel(kind, spec.dtype, taps=0)
         self.packed = w.packed(dtype, lambda array: array.reshape(kh * kw, k).astype(dtype))
         self._bias = np.zeros(k, dtype) if bias is None else bias.astype(dtype)
         self._clamp = pack.clamp(spec, finisher is not None, dtype)
@@ -123,8 +122,8 @@ class Depthwise(OneJob):
         segment = SEGMENT_BYTES // max(kh * sw * k * item * mr, 1) * mr
         super().__init__(
             JOB, spec.out[2] * k * work if finisher else 0,
-            Repeated(spec, k // c) if k > c else None, inner=self.kernel.address,
-            border=border.address, finish=finisher.address if finisher else 0,
+            Repeated(spec, k // c) if k > c else None, kernel=self.kernel.address,
+            finish=finisher.address if finisher else 0,
             segment=max(segment, mr), images=n, h=h, w=width, channels=k, oh=spec.out[1],
             ow=spec.out[2], kh=kh, kw=kw, sh=sh, sw=sw, dh=dh, dw=dw, top=spec.pad[0][0],
             left=spec.pad[1][0], weights=self.packed.ctypes.data, bias=self._bias.ctypes.data,

@@ -73,6 +73,22 @@ class Emitter:
             firsts.append(self.ir.call(hidden, [self.add(firsts[-1], down)]))
         return [[self.add(first, shift) for shift in shifts] for first in firsts]
 
+    def run(self, start: Any, step: Any, count: int) -> list[Any]:
+        """Addresses ``start + i * step``.
+
+        Every third is hidden from LLVM, so that the next two are sums that an instruction makes
+        itself: else each has a register or a place on the stack.
+        """
+        hidden = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0")
+        addresses: list[Any] = []
+        for i in range(count):
+            if i % 3 == 0:
+                first = self.add(addresses[-3], self.mul(step, 3)) if addresses else start
+                addresses.append(self.ir.call(hidden, [first]))
+            else:
+                addresses.append(self.add(addresses[i - i % 3], self.mul(step, i % 3)))
+        return addresses
+
     def load_int(self, address: Any) -> Any:
         return self.ir.load(self.pointer(address), align=8, typ=I64)
 

@@ -16,7 +16,8 @@ def depthwise(
     `pixels` outputs of a row, `pixel` bytes apart, that meet the same rows p and columns q of taps,
     those from the first up to the last one; all steps are in bytes, and `width` is the number of
     columns in w. With `kernel.taps` columns are 0 ... taps, and the pixels are `kernel.stride`
-    columns apart: then each input is loaded once for all the outputs of a tile that it meets.
+    columns apart: then each input is loaded once for all the outputs of a tile that it meets, and
+    only a pixel by itself may lack columns.
     "depthwise_sums" writes in working precision, for a finishing kernel.
     """
     low, high = e.load_splat(clamp), e.load_splat(e.add(clamp, e.itemsize))
@@ -34,8 +35,16 @@ def depthwise(
                 e.set(slot, begin)
             with e.loop(last_row, start=first_row) as p:
                 line, taps = e.add(first, e.mul(p, row)), e.mul(p, width)
-                if kernel.taps:
+                if kernel.taps and mr > 1:
                     _shared_inputs(e, kernel, acc, line, column, weights, taps, plane, mask)
+                elif kernel.taps:
+                    places = e.run(e.add(weights, e.mul(taps, plane)), plane, kernel.taps)
+                    for q, at_tap in enumerate(e.run(line, column, kernel.taps)):
+                        met = [e.ir.icmp_signed("<=", first_column, e.const(q)),
+                               e.ir.icmp_signed("<", e.const(q), last_column)]  # fmt: skip
+                        with e.ir.if_then(e.ir.and_(*met)):
+                            weight, value = load(e, places[q], mask), e.load_stored(at_tap, mask)
+                            e.set(acc[0], e.fma(value, weight, e.get(acc[0])))
                 else:
                     with e.loop(last_column, start=first_column) as q:
                         place = e.add(weights, e.mul(e.add(taps, q), plane))
@@ -43,12 +52,14 @@ def depthwise(
                         for m, slot in enumerate(acc):
                             value = e.load_stored(e.add(at_tap, e.mul(step, m)), mask)
                             e.set(slot, e.fma(value, weight, e.get(slot)))
-            for m, slot in enumerate(acc):
-                value, to = e.clamp(e.get(slot), low, high), e.mul(e.add(at, m), pixel)
-                if kernel.kind == "depthwise_sums":
-                    store(e, value, e.add(e.add(target, to), offset), mask)
+            sums = kernel.kind == "depthwise_sums"
+            to = e.add(e.add(target, offset if sums else e.stored(offset)), e.mul(at, pixel))
+            for slot, place in zip(acc, e.run(to, pixel, mr), strict=True):
+                value = e.clamp(e.get(slot), low, high)
+                if sums:
+                    store(e, value, place, mask)
                 else:
-                    e.store_stored(value, e.add(e.add(target, to), e.stored(offset)), mask)
+                    e.store_stored(value, place, mask)
 
         done = e.ir.and_(pixels, e.const(-kernel.mr))
         with e.loop(done, kernel.mr) as at:
@@ -67,9 +78,11 @@ def _shared_inputs(
     plane: Any, mask: Any,
 ) -> None:  # fmt: skip
     """Add one row of taps to all outputs of a tile, every input loaded once."""
-    w = [load(e, e.add(weights, e.mul(e.add(taps, q), plane)), mask) for q in range(kernel.taps)]
-    for i in range(kernel.stride * (len(acc) - 1) + kernel.taps):
-        x = e.load_stored(e.add(line, e.mul(column, i)), mask)
+    first = e.add(weights, e.mul(taps, plane))
+    w = [load(e, at, mask) for at in e.run(first, plane, kernel.taps)]
+    inputs = e.run(line, column, kernel.stride * (len(acc) - 1) + kernel.taps)
+    for i, at in enumerate(inputs):
+        x = e.load_stored(at, mask)
         for m, slot in enumerate(acc):
             q = i - m * kernel.stride
             if 0 <= q < kernel.taps:
