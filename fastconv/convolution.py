@@ -60,9 +60,10 @@ def conv2d(
         to be fastest, but never "winograd_f6".
     device : "cpu", "cuda" or "cuda:1"
         Where it is computed. Arrays on that GPU (anything with ``__cuda_array_interface__``) give
-        one there; NumPy arrays are copied there and back. A GPU has "direct", "winograd_f2" and, on
-        its tensor cores, "tf32x3" (errors near those of float32, but an infinity becomes NaN),
-        "tf32" and, for 16-bit images, "tensor"; "auto" never takes "tf32".
+        one there; NumPy arrays are copied there and back. A GPU has "direct", "winograd_f2",
+        "winograd_f4" and, on its tensor cores, "tf32x3" (errors near those of float32, but an
+        infinity becomes NaN), "winograd_f4_tf32x3" with such products, "tf32" and, for 16-bit
+        images, "tensor"; "auto" never takes "tf32".
     num_threads : int, optional
         Default: `get_num_threads`. The result has the same bits for any number.
     out : ndarray, optional

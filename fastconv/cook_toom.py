@@ -21,7 +21,9 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["POINTS", "TILES", "Matrix", "algorithm", "cook_toom"]
+import numpy as np
+
+__all__ = ["POINTS", "TILES", "Matrix", "algorithm", "cook_toom", "transform_weights"]
 
 Matrix = list[list[Fraction]]
 
@@ -77,6 +79,14 @@ def algorithm(m: int, r: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:
         g += [_spread(row, taps, r) for row in part[1]]
         bt += [_spread(row, range(phase, a, stride), a) for row in part[2]]
     return at, g, bt
+
+
+def transform_weights(w: np.ndarray, m: int, stride: int = 1) -> np.ndarray:
+    """``U[a * a, c, k] = G w GT`` of w[r, r, c, k], in float64."""
+    r = w.shape[0]
+    g = np.array(algorithm(m, r, stride)[1], dtype=float)
+    u: np.ndarray = np.kron(g, g) @ w.reshape(r * r, -1).astype(np.float64)
+    return u.reshape(len(g) ** 2, *w.shape[2:])
 
 
 def _spread(row: Sequence[Fraction], places: range, size: int) -> list[Fraction]:

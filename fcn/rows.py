@@ -8,6 +8,7 @@ bits are those of the whole.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,9 +81,10 @@ def unit(group: Group, algorithm: str) -> int:
     Of a dilated convolution, the tiles of its interleaved parts begin together.
     """
     node = group.node
-    if not algorithm.startswith("winograd_f"):
+    winograd = re.match(r"winograd_f(\d+)", algorithm)
+    if winograd is None:
         return 1
-    side = int(algorithm.removeprefix("winograd_f")) * int(node.attrs["dilation"][0])
+    side = int(winograd[1]) * int(node.attrs["dilation"][0])
     pooled = group.then is not None and group.then.op == "max_pool2d"
     return math.lcm(side, 2) // 2 if pooled else side
 

@@ -98,8 +98,8 @@ def conv2d(
         Its ``dtype`` is the working precision. Its activation is a clamp, which changes nothing;
         `activation` goes on where it is none.
     algorithm : "direct", "winograd_f2", "winograd_f3", "winograd_f4" or "winograd_f6"
-        Or one of a GPU's tensor cores, "tf32", "tf32x3" or, of 16-bit operands, "tensor", for
-        which both kinds of bounds are the guaranteed one.
+        Or one of a GPU's tensor cores, "tf32", "tf32x3", "winograd_f4_tf32x3" or, of 16-bit
+        operands, "tensor", for which both kinds of bounds are the guaranteed one.
     add : array_like, shape ``spec.conv_out``, optional
         Added after the bias.
     kind : "guaranteed" or "probabilistic"
@@ -129,6 +129,8 @@ def conv2d(
     if refused:
         raise ValueError(f"bounds.conv2d: {algorithm} cannot compute this layer: {refused}")
     lam = deviations(kind, confidence, math.prod(spec.conv_out))
+    if algorithm in NAMES and NAMES[algorithm][1]:
+        lam = None
     images, w, b = operands(x, w, bias, spec)
     added = [None] * len(images) if add is None else read(add, spec.conv_out, spec.dtype)
     y = np.zeros(spec.conv_out)
@@ -140,7 +142,7 @@ def conv2d(
             elif algorithm == "direct":
                 y[n] = direct(image, w, b, more, spec, lam, units)
             else:
-                y[n] = winograd(image, w, b, more, spec, NAMES[algorithm], lam)
+                y[n] = winograd(image, w, b, more, spec, algorithm, lam)
                 if not apart:
                     y[n] += direct(image, w, b, more, spec, None, (U64,))
             if apart:

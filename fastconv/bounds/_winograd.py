@@ -4,7 +4,8 @@
 
 Guaranteed: a term of a linear combination of ``z`` numbers passes at most ``z + 2`` roundings: of
 its coefficient, which may be a product of two, of its product, and of ``z - 1`` additions. Scaling
-rows of the matrices by powers of two changes nothing.
+rows of the matrices by powers of two changes nothing. Where tensor cores make the products, the sum
+over channels has their roundings (`_tensor`), and there is this bound alone.
 
 Probabilistic: with exact ``U`` and ``V`` the output is linear in what each step rounds, so the
 error is the sum of all roundings ``delta * s``, times the gain with which each reaches the output.
@@ -30,11 +31,15 @@ import numpy as np
 
 from fastconv.bounds import _sums
 from fastconv.bounds._rounding import U64, Array, gamma, probable, smallest, unit_roundoff
-from fastconv.bounds._tensor import TENSOR
+from fastconv.bounds._tensor import TENSOR, Tensor
 from fastconv.cook_toom import TILES, Matrix, algorithm
 from fastconv.spec import Conv2d
 
-NAMES = {f"winograd_f{m}": m for m in sorted({m for sizes in TILES.values() for m in sizes})}
+# Public name -> size of a tile, and the tensor cores that make the products, if any.
+NAMES: dict[str, tuple[int, Tensor | None]] = {
+    **{f"winograd_f{m}": (m, None) for m in sorted({m for row in TILES.values() for m in row})},
+    "winograd_f4_tf32x3": (4, TENSOR["tf32x3"]),
+}
 PANEL = 64  # output channels at a time
 
 
@@ -50,7 +55,7 @@ def supports(spec: Conv2d, algorithm: str) -> str:
         return ""
     if algorithm not in NAMES:
         raise ValueError(f"bounds.conv2d: unknown algorithm {algorithm!r}")
-    served = [case for case, sizes in TILES.items() if NAMES[algorithm] in sizes]
+    served = [case for case, sizes in TILES.items() if NAMES[algorithm][0] in sizes]
     (kh, kw), (sh, sw) = spec.w[:2], spec.stride
     if kh != kw or sh != sw or (kh, sh) not in served:
         cases = " or ".join(f"{taps}x{taps} kernel with stride {stride}" for taps, stride in served)
@@ -63,12 +68,14 @@ def supports(spec: Conv2d, algorithm: str) -> str:
 
 
 def winograd(
-    image: Array, w: Array, bias: Array, add: Array | None, spec: Conv2d, m: int, lam: float | None,
+    image: Array, w: Array, bias: Array, add: Array | None, spec: Conv2d, algorithm: str,
+    lam: float | None,
 ) -> Array:  # fmt: skip
     """Bound for one image, shape ``spec.conv_out[1:]``, without the reference's error.
 
     A dilated convolution consists of dense ones on interleaved pixels.
     """
+    m, tensor = NAMES[algorithm]
     dh, dw = spec.dilation
     padded = np.pad(image, (*spec.pad, (0, 0)))
     y = np.zeros(spec.conv_out[1:])
@@ -76,7 +83,7 @@ def winograd(
     additions = 1 if add is None else 2
     for first in range(0, spec.w[3], PANEL):
         panel = slice(first, first + PANEL)
-        tiles = Tiles(m, spec, w[..., panel], lam)
+        tiles = Tiles(m, spec, w[..., panel], lam, tensor)
         for py, px in np.ndindex(min(dh, len(y)), min(dw, y.shape[1])):
             at = np.s_[py::dh, px::dw]
             y[at][..., panel] = tiles.error(padded[at], after[at][..., panel], additions)
@@ -89,10 +96,14 @@ class Tiles:
     Arrays of products have the shape (a, a, tiles, channels), weights (a, a, c, k).
     """
 
-    def __init__(self, m: int, spec: Conv2d, w: Array, lam: float | None) -> None:
+    def __init__(
+        self, m: int, spec: Conv2d, w: Array, lam: float | None, tensor: Tensor | None = None
+    ) -> None:
         r, _, c, k = w.shape
         self.m, self.stride, self.lam = m, spec.stride[0], lam
         self.u, self.tiny = unit_roundoff(spec.dtype), smallest(spec.dtype)
+        # Relative to their magnitude, the sums over channels err by this.
+        self.sums = tensor.operands + gamma(c, tensor.unit) if tensor else gamma(c, self.u)
         self.forms = forms(m, r, self.stride)
         a = self.forms.bt.side
         self.value = _both(self.forms.g, w)
@@ -154,7 +165,7 @@ class Tiles:
 
         # Errors of the sum over channels: of V, of U, of the sum itself, and those that the
         # output transform and the bias add, which are relative to the sum, too.
-        relative = gamma(c, u) + gamma(out_turns, u) * (1 + gamma(c, u))
+        relative = self.sums + gamma(out_turns, u) * (1 + self.sums)
         m_error = (v_error + relative * v_most) @ self.most + v_most @ self.error_most
         m_error += c * self.tiny
         guaranteed = _both(np.abs(at.matrix), m_error) + gamma(out_turns, u) * after + lost[1]

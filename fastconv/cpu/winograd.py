@@ -28,7 +28,7 @@ import math
 
 import numpy as np
 
-from fastconv.cook_toom import TILES, algorithm
+from fastconv.cook_toom import TILES, transform_weights
 from fastconv.cpu import cost, finish, host, pack
 from fastconv.cpu.cost import Cost
 from fastconv.cpu.direct import choose_kernel
@@ -61,14 +61,6 @@ def tile_counts(spec: Conv2d, m: int) -> tuple[int, int, int]:
     dh, dw = spec.dilation
     down, across = -(-h // (m * dh)), -(-w // (m * dw))
     return down, across, n * dh * dw * down * across
-
-
-def transform_weights(w: np.ndarray, m: int, stride: int) -> np.ndarray:
-    """``U[a * a, c, k] = G w GT`` of w[r, r, c, k], in float64."""
-    r = w.shape[0]
-    g = np.array(algorithm(m, r, stride)[1], dtype=float)
-    u: np.ndarray = np.kron(g, g) @ w.reshape(r * r, -1).astype(np.float64)
-    return u.reshape(len(g) ** 2, *w.shape[2:])
 
 
 def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kernel, int, int]:

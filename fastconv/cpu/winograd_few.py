@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from fastconv.cook_toom import transform_weights
 from fastconv.cpu import cost, finish, host, pack
 from fastconv.cpu.cost import Cost
 from fastconv.cpu.job import Job, OneJob, Template
@@ -21,7 +22,7 @@ from fastconv.cpu.kernels import Kernel, candidates, kernel
 from fastconv.cpu.micro.winograd import FEW, FEW_TILES
 from fastconv.cpu.simd import LANES
 from fastconv.cpu.winograd import supports as tiled
-from fastconv.cpu.winograd import tile_counts, transform_weights
+from fastconv.cpu.winograd import tile_counts
 from fastconv.cpu.winograd_drivers import few
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import aligned_empty

@@ -15,12 +15,24 @@ from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 __all__ = ["NAMES", "Backend", "describe", "on", "unavailable"]
 
-NAMES = ("auto", "direct", "winograd_f2", "tf32x3", "tf32", "tensor")
-WIDE = 32  # channels; with fewer, faster algorithms would mostly multiply zeros
+NAMES = (
+    "auto", "direct", "winograd_f2", "winograd_f4", "winograd_f4_tf32x3", "tf32x3", "tf32",
+    "tensor",
+)  # fmt: skip
 
 # GPUs whose tensor cores multiply TF32 at more than three times the rate of float32 (A100, H100,
 # B200, by their data sheets). On others "tf32x3" would be slower than the float32 units.
 FAST_TF32 = {(8, 0), (9, 0), (10, 0), (10, 3)}
+
+# What "auto" tries for float32, on such GPUs and on others, from how many input and output channels
+# on. With fewer than 32 most products would be with zeros. For each channel of a tile F(4x4) writes
+# and reads 576 bytes, and for each pair of channels it saves 216 operations beside "tf32x3", or 56
+# beside F(2x2). By the data sheets' rates and bandwidths that pays from 90 to 130 channels on the
+# first GPUs, and from 390 to 1100 on the others, or sooner where a cache holds the tiles.
+AUTOMATIC = {
+    True: (("winograd_f4_tf32x3", 256), ("tf32x3", 32)),
+    False: (("winograd_f4", 512), ("winograd_f2", 32)),
+}
 
 unavailable, describe = device.unavailable, device.describe
 
@@ -103,9 +115,10 @@ class Backend:
             return "depthwise", "each channel is by itself"
         if names["tensor"]:
             return "tensor", "16 bits; not measured"
-        fast = "tf32x3" if self.gpu.capability in FAST_TF32 else "winograd_f2"
-        if names[fast] and min(spec.x[3], spec.out[3]) // spec.groups >= WIDE:
-            return fast, "by this GPU's data sheet; not measured"
+        channels = min(spec.x[3], spec.out[3]) // spec.groups
+        for name, least in AUTOMATIC[self.gpu.capability in FAST_TF32]:
+            if names[name] and channels >= least:
+                return name, "by this GPU's data sheet; not measured"
         return "direct", "none other can serve, or few channels; not measured"
 
     def _filter(
@@ -130,7 +143,7 @@ def on(index: int) -> Backend:
 
 
 def _needs(algorithm: str) -> str:
-    if algorithm == "winograd_f2":
+    if algorithm.startswith("winograd"):
         return "it needs float32 images and a 3x3 kernel without stride, dilation or groups"
     if algorithm == "tensor":
         return "it needs 16-bit images and a multiple of 8 channels in a group"

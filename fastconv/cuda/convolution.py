@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.activations import ACTIVATIONS
-from fastconv.cuda import kernels, pixels, pointwise, product, winograd
+from fastconv.cook_toom import transform_weights
+from fastconv.cuda import kernels, pixels, pointwise, product, winograd, winograd_f4
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import (
     Program,
@@ -22,6 +23,7 @@ from fastconv.cuda.simt import ROWS
 from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d
 from fastconv.weights import Weights
 
+SLICE = 1 << 24  # numbers of transformed tiles at a time: 64 MiB, about as much as an L2 cache
 FUSED = {name for name, row in ACTIVATIONS.items() if row.clamp} | {"leaky_relu", "prelu"}
 Filter = Conv2d | ConvTranspose2d
 
@@ -32,13 +34,13 @@ def able(spec: Filter, algorithm: str) -> list[Kernel]:
     inputs = spec.x[3] // spec.groups
     result = spec.dtype if spec.activation in FUSED else "float32"
     rows = kernels.find(algorithm, spec.dtype, result=result)
-    if algorithm in MAKERS and not isinstance(spec, Conv2d):
+    if algorithm in {*MAKERS, *winograd_f4.PRODUCTS} and not isinstance(spec, Conv2d):
         return []
     if algorithm == "depthwise":
         if not inputs == 1 < spec.groups:
             return []
         inputs = 4 if spec.w[3] == spec.x[3] and spec.x[3] % 4 == 0 else 1
-    if algorithm == "winograd_f2":
+    if algorithm.startswith("winograd"):
         plain = (3, 3), (1, 1), (1, 1), 1
         if (spec.w[:2], spec.stride, spec.dilation, spec.groups) != plain:
             return []
@@ -69,23 +71,31 @@ def plan(
     op = _op(spec)
     shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
     check_sizes(op, spec.x, shape)
-    make = MAKERS.get(kernel.algorithm, _product)
-    grid, constants = make(op, spec, w, bias, slopes, kernel, shape)
     low, high = ACTIVATIONS[spec.activation].clamp or (-math.inf, math.inf)
-    constants |= {"residual": int(spec.add), "low": low, "high": high}
+    end = {"residual": int(spec.add), "low": low, "high": high}
+    main = 0
+    if isinstance(spec, Conv2d) and kernel.algorithm in winograd_f4.PRODUCTS:
+        stage, packed = _phases(op, spec, w, bias, slopes, kernel, end)
+        main = 1
+    else:
+        make = MAKERS.get(kernel.algorithm, _product)
+        grid, constants = make(op, spec, w, bias, slopes, kernel, shape)
+        constants, packed = constants | end, constants["w"]
 
-    def first(x: str, y: str) -> Step:
-        return Step(kernel, grid, constants, {"x": x, "add": "add" if spec.add else x, "y": y})
+        def first(x: str, y: str) -> Step:
+            return Step(kernel, grid, constants, {"x": x, "add": "add" if spec.add else x, "y": y})
 
-    stages = [Stage(first, shape, kernel.result)]
+        stage = Stage(first, shape, kernel.result)
+
+    stages = [stage]
     if spec.activation not in FUSED:
         stages.append(_activation(op, spec, shape))
-    if isinstance(spec, Conv2d) and spec.pool:
+    if isinstance(spec, Conv2d) and spec.pool and stage.shape == shape:
         stages.append(pixels.pool(Pool2d(shape, "max", (2, 2), (2, 2), dtype=spec.dtype)))
     if labels:
         stages.append(pixels.labels(spec.out, spec.dtype))
     name = "direct" if kernel.algorithm == "depthwise" else kernel.algorithm
-    return chain(name, stages, constants["w"])
+    return chain(name, stages, packed, main)
 
 
 def _op(spec: Filter) -> str:
@@ -99,10 +109,10 @@ def _slope(spec: Filter) -> float:
 
 
 def _product(
-    op: str, spec: Filter, w: Weights, bias: Any, slopes: Any, kernel: Kernel,
+    op: str, spec: Filter, w: Weights | np.ndarray, bias: Any, slopes: Any, kernel: Kernel,
     shape: tuple[int, ...],
 ) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
-    """Grid and constants of a matrix product."""
+    """Grid and constants of a matrix product; `w` is as `product.product` wants it."""
     made = product.product(spec, w, kernel.unit, kernel.part)
     check_sizes(op, made.weights.shape)
     groups, (_, oh, ow, k) = spec.groups, shape
@@ -144,12 +154,11 @@ def _winograd(
     op: str, spec: Conv2d, w: Weights, bias: Any, slopes: Any, kernel: Kernel,
     shape: tuple[int, ...],
 ) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
-    """Grid and constants of Winograd's algorithm."""
-    layout = "cuda winograd", kernel.part, kernel.columns
-    weights = w.packed(layout, lambda array: transformed(array, *layout[1:]))
+    """Grid and constants of Winograd's F(2x2, 3x3)."""
+    weights = _transformed(w, 2, kernel.part, kernel.columns)
     check_sizes(op, weights.shape)
     (n, height, width, c), (_, oh, ow, k) = spec.x, shape
-    depth, packed = weights.shape[1:]
+    depth, packed = weights.shape[2:]
     rows, cols = -(-oh // 2), -(-ow // 2)
     constants = {
         "w": weights, "bias": product.columns(bias, 0.0, 1, k, packed),
@@ -161,14 +170,77 @@ def _winograd(
     return blocks(op, -(-n * rows * cols // winograd.TILES), packed // kernel.columns), constants
 
 
-def transformed(w: np.ndarray, part: int, columns: int) -> np.ndarray:
-    """``G @ w @ G.T`` of each pair of channels, rounded once: (16, c, k), filled up with zeros."""
-    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-    made = np.einsum("ip,pqck,jq->ijck", g, w.astype(np.float64), g)
+def _phases(
+    op: str, spec: Conv2d, w: Weights, bias: Any, slopes: Any, kernel: Kernel, end: dict[str, Any]
+) -> tuple[Stage, np.ndarray]:
+    """Winograd's F(4x4, 3x3), slice by slice of the tiles, with the weights of its products."""
+    (n, height, width, c), (_, oh, ow, k), parts = spec.x, spec.conv_out, winograd_f4.PARTS
+    pool = spec.pool and spec.activation in FUSED
+    shape = spec.out if pool else spec.conv_out
+    inputs, outputs = (max(-(-channels // 4), 1) * 4 for channels in (c, k))
+    rows, cols = (-(-size // (2 if pool else 4)) for size in shape[1:3])
+    tiles = n * rows * cols
+    most = max(SLICE // (parts * (inputs + outputs)) // ROWS, 1) * ROWS
+    counts = [most] * (tiles // most) + [tiles % most] * (tiles % most > 0) or [0]
+    (last,) = kernels.find("winograd_f4_output", "float32", part=2 if pool else 1)
+
+    def products(count: int) -> Conv2d:
+        """Of so many tiles."""
+        return Conv2d((1, 1, count, parts * inputs), (1, 1, inputs, parts * outputs), groups=parts)
+
+    largest = products(counts[0])
+    check_sizes(op, largest.x, largest.out)
+    multiply = choose(largest, winograd_f4.PRODUCTS[kernel.algorithm])
+    weights = _transformed(w, 4, multiply.part, product.COLUMNS)
+    columns = weights.shape[3]
+    made = {}
+    for count in set(counts):
+        of = products(count)
+        grid, constants = _product(op, of, weights, None, None, multiply, of.out)
+        constants |= {"residual": 0, "low": -math.inf, "high": math.inf}
+        made[count] = grid, constants
+    both = {"tile_rows": rows, "tile_cols": cols}
+    to_v = both | {
+        "height": height, "width": width, "c": c, "channels": inputs, "top": spec.pad[0][0],
+        "left": spec.pad[1][0],
+    }  # fmt: skip
+    from_m = both | end | {
+        "bias": product.columns(bias, 0.0, 1, k, columns), "oh": oh, "ow": ow, "k": k,
+        "slopes": product.columns(slopes, _slope(spec), 1, k, columns), "channels": outputs,
+    }  # fmt: skip
+
+    def steps(x: str, y: str) -> list[Step]:
+        found: list[Step] = []
+        add = "add" if spec.add else x
+        for i, count in enumerate(counts):
+            these = {"first": i * most, "tiles": count}
+            found += [
+                Step(kernel, tasks(op, count * inputs // 4, kernel), to_v | these,
+                     {"x": x, "y": "transformed"}),
+                Step(multiply, *made[count],
+                     {"x": "transformed", "add": "transformed", "y": "products"}),
+                Step(last, tasks(op, count * outputs // 4, last), from_m | these,
+                     {"x": "products", "add": add, "y": y}),
+            ]  # fmt: skip
+        return found
+
+    inside: dict[str, tuple[tuple[int, ...], str]] = {
+        "transformed": (largest.x, "float32"), "products": (largest.out, "float32")
+    }  # fmt: skip
+    return Stage(steps, shape, kernel.result, inside), weights
+
+
+def _transformed(w: Weights, m: int, part: int, columns: int) -> np.ndarray:
+    """Weights of F(m x m, 3x3), rounded once: (1, products, c, k), filled up with zeros."""
     c, k = w.shape[2:]
-    filled = np.zeros((16, -(-c // part) * part, -(-k // columns) * columns), w.dtype)
-    filled[:, :c, :k] = made.reshape(16, c, k)
-    return filled
+    depth, across = max(-(-c // part), 1) * part, -(-k // columns) * columns
+
+    def transform(array: np.ndarray) -> np.ndarray:
+        filled = np.zeros((1, (m + 2) ** 2, depth, across), array.dtype)
+        filled[0, :, :c, :k] = transform_weights(array, m)
+        return filled
+
+    return w.packed(("cuda winograd", m, part, columns), transform)
 
 
 # Of convolutions alone; the others make all products.

@@ -36,6 +36,26 @@ def pixel(m, phase, positions, rows, cols, oh, ow, out_down, out_right):
 
 
 @cuda.jit(device=True)
+def load_few(x, at, left, on):
+    """Four neighbouring numbers, of which there are `left`."""
+    return (
+        load1(x, at, on & (left > 0)),
+        load1(x, int32(at + 1), on & (left > 1)),
+        load1(x, int32(at + 2), on & (left > 2)),
+        load1(x, int32(at + 3), on & (left > 3)),
+    )
+
+
+@cuda.jit(device=True)
+def store_few(y, at, values, left, on):
+    """Write as many of four neighbouring numbers as are `left`."""
+    store1(y, at, values[0], on & (left > 0))
+    store1(y, int32(at + 1), values[1], on & (left > 1))
+    store1(y, int32(at + 2), values[2], on & (left > 2))
+    store1(y, int32(at + 3), values[3], on & (left > 3))
+
+
+@cuda.jit(device=True)
 def put4(y, add, at, sums, bias, slopes, left, wide, on, residual, low, high):
     """Finish and write 4 neighbouring channels, of which the group has `left`.
 
@@ -46,14 +66,24 @@ def put4(y, add, at, sums, bias, slopes, left, wide, on, residual, low, high):
         more = load4(add, at, on & residual)
         store4(y, at, activate4(sums, more, bias, slopes, low, high), on)
     else:
-        more = (
-            load1(add, at, on & residual & (left > 0)),
-            load1(add, int32(at + 1), on & residual & (left > 1)),
-            load1(add, int32(at + 2), on & residual & (left > 2)),
-            load1(add, int32(at + 3), on & residual & (left > 3)),
-        )
-        done = activate4(sums, more, bias, slopes, low, high)
-        store1(y, at, done[0], on & (left > 0))
-        store1(y, int32(at + 1), done[1], on & (left > 1))
-        store1(y, int32(at + 2), done[2], on & (left > 2))
-        store1(y, int32(at + 3), done[3], on & (left > 3))
+        more = load_few(add, at, left, on & residual)
+        store_few(y, at, activate4(sums, more, bias, slopes, low, high), left, on)
+
+
+@cuda.jit(device=True)
+def finish4(add, at, sums, bias, slopes, left, wide, on, residual, low, high):
+    """What `put4` writes."""
+    if wide:
+        more = load4(add, at, on & residual & (left > 0))
+    else:
+        more = load_few(add, at, left, on & residual)
+    return activate4(sums, more, bias, slopes, low, high)
+
+
+@cuda.jit(device=True)
+def write4(y, at, values, left, wide, on):
+    """Write what `finish4` gives."""
+    if wide:
+        store4(y, at, values, on & (left > 0))
+    else:
+        store_few(y, at, values, left, on)

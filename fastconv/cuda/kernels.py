@@ -17,6 +17,7 @@ from fastconv.cuda import (
     tensor,
     windows,
     winograd,
+    winograd_f4,
 )
 
 # What an array of numbers is to a kernel. Pointers to uint16 are to bfloat16 numbers.
@@ -192,6 +193,27 @@ def _reductions(kind: str, dtype: str, result: str) -> Iterator[Kernel]:
         )  # fmt: skip
 
 
+def _winograd_f4() -> Iterator[Kernel]:
+    row = functools.partial(
+        Kernel, dtype="float32", threads=winograd_f4.THREADS, blocks=2, registers=255,
+        result="float32",
+    )  # fmt: skip
+    parts = winograd_f4.PARTS
+    for name in winograd_f4.PRODUCTS:
+        for unit in (4, 1):
+            loads = {"LDG.E.128": parts} if unit == 4 else {"LDG.E": 4 * parts}
+            yield row(
+                f"{name}_input_{unit}", name, make=functools.partial(winograd_f4.make_input, unit),
+                unit=unit, opcodes=loads | {"STG.E.128": parts},
+            )  # fmt: skip
+    for side in (1, 2):
+        yield row(
+            f"winograd_f4_output_{side}", "winograd_f4_output", part=side,
+            make=functools.partial(winograd_f4.make_output, side == 2),
+            opcodes={"LDG.E.128": parts, "STG.E.128": 16 // side**2},
+        )  # fmt: skip
+
+
 def _depthwise(dtype: str, lanes: int, result: str) -> Kernel:
     return Kernel(
         f"depthwise_{dtype}_{lanes}_{result}", "depthwise", dtype,
@@ -219,6 +241,7 @@ KERNELS: tuple[Kernel, ...] = (
         {"FFMA": 1024, "LDS.128": 64, "LDGSTS.E.BYPASS.128": 16}, columns=winograd.COLUMNS,
         part=winograd.PART, shared=winograd.SHARED, result="float32",
     ),
+    *_winograd_f4(),
     *(_depthwise(dtype, lanes, dtype) for dtype in IMAGE_TYPES for lanes in (4, 1)),
     *(_depthwise(dtype, lanes, "float32") for dtype in HALVES for lanes in (4, 1)),
     *(row for dtype in IMAGE_TYPES for row in _windows(dtype)),

@@ -50,12 +50,15 @@ class Product:
     positions: Pair
 
 
-def product(spec: Conv2d | ConvTranspose2d, w: Weights, unit: int, part: int) -> Product:
+def product(
+    spec: Conv2d | ConvTranspose2d, w: Weights | np.ndarray, unit: int, part: int
+) -> Product:
     """Tables and packed weights.
 
     Parameters
     ----------
-    w : Weights, shape ``spec.w``
+    w : Weights, shape ``spec.w``, or ndarray
+        An array is what `pack` would make.
     unit : int
         Numbers that a table's entry stands for: 1, or a divisor of a group's channels.
     part : int
@@ -67,7 +70,10 @@ def product(spec: Conv2d | ConvTranspose2d, w: Weights, unit: int, part: int) ->
     met = [_taps(spec, origin) for origin in np.ndindex(*out_step)]
     phases = tuple(tuple(tap for tap, _, _ in taps) for taps in met)
     layout = phases, spec.groups, transposed, part
-    weights = w.packed(("cuda", *layout), lambda array: pack(array, *layout))
+    if isinstance(w, Weights):
+        weights = w.packed(("cuda", *layout), lambda array: pack(array, *layout))
+    else:
+        weights = w
 
     depth, first = weights.shape[2], np.arange(0, inputs, unit)
     table = np.zeros(((len(met) * depth + AHEAD * part) // unit, 4), np.int32)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step whose place in a program is open: `make` has the names of its input and its output."""
+    """Steps whose place in a program is open: `make` has the names of their input and their output.
 
-    make: Callable[[str, str], Step]
+    `inside` are the arrays that they hand to each other.
+    """
+
+    make: Callable[[str, str], Step | list[Step]]
     shape: tuple[int, ...]
     dtype: str
+    inside: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,26 +73,36 @@ class Program:
         Name -> shape and dtype of each array that one step hands to the next.
     packed : ndarray
         Weights as the kernel reads them.
+    main : int
+        Which step does most of the work.
     """
 
     algorithm: str
     steps: tuple[Step, ...]
     between: dict[str, tuple[tuple[int, ...], str]]
     packed: np.ndarray
+    main: int = 0
 
     @property
     def kernel(self) -> Kernel:
         """The kernel that does most of the work."""
-        return self.steps[0].kernel
+        return self.steps[self.main].kernel
 
 
-def chain(algorithm: str, stages: Iterable[Stage], packed: np.ndarray | None = None) -> Program:
+def chain(
+    algorithm: str, stages: Iterable[Stage], packed: np.ndarray | None = None, main: int = 0
+) -> Program:
     """A program of stages that each read what the one before gives."""
     *before, last = stages
     between = {f"between{i}": (stage.shape, stage.dtype) for i, stage in enumerate(before)}
     names = ["x", *between, "out"]
-    steps = [s.make(*pair) for s, *pair in zip([*before, last], names, names[1:], strict=False)]
-    return Program(algorithm, tuple(steps), between, np.empty(0) if packed is None else packed)
+    steps: list[Step] = []
+    for stage, *pair in zip([*before, last], names, names[1:], strict=False):
+        made = stage.make(*pair)
+        steps += made if isinstance(made, list) else [made]
+        between |= stage.inside
+    packed = np.empty(0) if packed is None else packed
+    return Program(algorithm, tuple(steps), between, packed, main)
 
 
 def check_dtype(op: str, dtype: str) -> None:

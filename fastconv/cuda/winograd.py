@@ -64,7 +64,7 @@ def _patch(x, at, row, column, height, width, c, on):
 @cuda.jit(device=True)
 def _forward(a, b, c, d):
     """``BT @ (a, b, c, d)``."""
-    return a - c, b + c, c - b, b - d
+    return c - a, b + c, c - b, d - b
 
 
 @cuda.jit(device=True)
@@ -208,8 +208,8 @@ def make():
                     m[3] + m[7] + m[11],
                 )  # fmt: skip
                 low_row = (
-                    m[4] - m[8] - m[12], m[5] - m[9] - m[13], m[6] - m[10] - m[14],
-                    m[7] - m[11] - m[15],
+                    m[4] - m[8] + m[12], m[5] - m[9] + m[13], m[6] - m[10] + m[14],
+                    m[7] - m[11] + m[15],
                 )  # fmt: skip
                 q, j = udivmod(int32(first + tile), tile_cols)
                 n, i = udivmod(q, tile_rows)
@@ -220,11 +220,11 @@ def make():
                 line, residue = int32(ow * k), residual != 0
                 v = top_row[0] + top_row[1] + top_row[2]
                 _put(y, add, place, v, own_bias, own_slope, here, residue, low, high)
-                v = top_row[1] - top_row[2] - top_row[3]
+                v = top_row[1] - top_row[2] + top_row[3]
                 _put(y, add, int32(place + k), v, own_bias, own_slope, right, residue, low, high)
                 v = low_row[0] + low_row[1] + low_row[2]
                 _put(y, add, int32(place + line), v, own_bias, own_slope, below, residue, low, high)
-                v = low_row[1] - low_row[2] - low_row[3]
+                v = low_row[1] - low_row[2] + low_row[3]
                 _put(y, add, int32(place + line + k), v, own_bias, own_slope, right & below,
                      residue, low, high)  # fmt: skip
             part = int32(part + 1)

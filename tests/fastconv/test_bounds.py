@@ -325,6 +325,23 @@ def test_bicubic_in_float32_stays_within_its_bound(coordinates):
     assert (bound <= 13 * U["float32"] * absolute.max()).all()
 
 
+def test_products_on_tensor_cores_change_the_sums_in_winograds_bound():
+    """Of one pixel and one tap: a product of operands with 2**-21 lost, and three cut additions."""
+    spec = Conv2d((1, 6, 6, 1), (3, 3, 1, 1))
+    at, g, bt = (np.abs(np.array(matrix, float)) for matrix in algorithm(4, 3))
+    x, w = np.zeros(spec.x), np.zeros(spec.w)
+    x[0, 2, 3, 0], w[0, 1, 0, 0] = 3, 5
+    most = at @ (15 * np.outer(g[:, 0], g[:, 1]) * np.outer(bt[:, 2], bt[:, 3])) @ at.T
+    ours, plain = (
+        bounds.conv2d(x, w, None, spec, name)[0, :, :, 0]
+        for name in ("winograd_f4_tf32x3", "winograd_f4")
+    )
+    more = 2 * 2.0**-21 + 2.0**-22 + 3.03 * 2.0**-23 - 2.0**-24
+    np.testing.assert_allclose(ours - plain, more * most, rtol=1e-3)
+    likely = bounds.conv2d(x, w, None, spec, "winograd_f4_tf32x3", kind="probabilistic")
+    np.testing.assert_array_equal(likely[0, :, :, 0], ours)
+
+
 def test_underflow_is_part_of_the_bound():
     """Products of numbers near 2**-75 are smaller than half of what float32 can hold."""
     spec = Conv2d((1, 8, 8, 64), (3, 3, 64, 2), pad=ONE)

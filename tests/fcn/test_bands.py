@@ -137,7 +137,8 @@ def test_rows_of_a_convolution_with_its_pool():
     assert rows.unit(Group(node), "winograd_f4") == 8
     dense = Group(conv("d", INPUT, 1), group.then)
     assert [rows.unit(dense, f"winograd_f{m}") for m in (2, 4, 6)] == [1, 2, 3]
-    assert rows.unit(dense, "direct") == 1
+    assert rows.unit(dense, "winograd_f4_tf32x3") == 2
+    assert rows.unit(dense, "direct") == rows.unit(dense, "tf32x3") == 1
 
 
 def test_rows_of_an_upsampled_and_cropped_map():

@@ -17,7 +17,8 @@ from fastconv.weights import Weights
 from tests.fastconv.cuda.simulation import DTYPES
 from tests.helpers import assert_within, normals
 
-ALGORITHMS = {"direct", "winograd_f2", "depthwise", "tf32", "tf32x3", "tensor"}
+WINOGRADS = {"winograd_f2", "winograd_f4", "winograd_f4_tf32x3"}
+ALGORITHMS = {"direct", "depthwise", "tf32", "tf32x3", "tensor", *WINOGRADS}
 FILTERS = [k for k in KERNELS if k.algorithm in ALGORITHMS]
 PAD, UNEVEN = ((1, 1), (1, 1)), ((1, 0), (1, 1))
 CASES = {
@@ -28,6 +29,8 @@ CASES = {
     "deep": Conv2d((2, 7, 12, 40), (2, 3, 40, 136), (2, 1), PAD, activation="relu", add=True),
     "two groups": Conv2d((1, 13, 11, 48), (3, 1, 24, 36), (1, 2), PAD, groups=2),
     "pooled": Conv2d((1, 7, 8, 8), (3, 3, 8, 12), pad=PAD, activation="relu", pool=True),
+    "pooled, odd": Conv2d((2, 7, 7, 3), (3, 3, 3, 5), pad=UNEVEN, add=True, pool=True),
+    "one pixel": Conv2d((1, 1, 1, 4), (3, 3, 4, 40), pad=PAD, activation="relu6"),
     "plain": Conv2d((2, 9, 12, 11), (3, 3, 11, 70), pad=((1, 2), (0, 1)), activation="relu6"),
     "residual": Conv2d((1, 8, 7, 16), (3, 3, 16, 64), pad=PAD, add=True, activation="relu"),
     "depthwise": Conv2d((1, 9, 7, 12), (3, 3, 1, 12), (2, 1), PAD, groups=12, activation="relu6"),

@@ -1,6 +1,7 @@
 """Convolution kernels of the table, simulated thread by thread against the reference."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -66,7 +67,9 @@ def test_activations_far_out(name):
     assert_within(y[finite], expected[finite], own)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "tf32x3", "winograd_f2", "depthwise"])
+@pytest.mark.parametrize(
+    "algorithm", ["direct", "tf32x3", "winograd_f2", "winograd_f4", "depthwise"]
+)
 def test_slopes_of_each_channel(algorithm):
     groups = 9 if algorithm == "depthwise" else 1
     c = 9 if groups > 1 else 4
@@ -101,6 +104,35 @@ def test_labels_are_those_of_the_result():
     labels = simulate(program, spec.out[:3], "uint8", x=x)
     expected = reference.conv2d_transpose(x, w, None, spec)
     np.testing.assert_array_equal(labels, expected.argmax(axis=3))
+
+
+@pytest.mark.parametrize(
+    "algorithm, multiply",
+    [("winograd_f4", "simt_float32_32_4"), ("winograd_f4_tf32x3", "tf32x3_float32_64")],
+)
+@pytest.mark.parametrize("pool", [False, True])
+def test_phases_of_winograd_and_their_slices(algorithm, multiply, pool, monkeypatch):
+    spec = Conv2d((2, 38, 34, 6), (3, 3, 6, 20), pad=PAD, pool=pool)
+    most = 128 * 36 * (8 + 20)  # numbers of 128 tiles; there are 2 * 10 * 9
+    monkeypatch.setattr(convolution, "SLICE", most + 1000)
+    check_filter(spec, convolution.choose(spec, algorithm), simulate)
+    program = convolution.plan(
+        spec, Weights(normals(spec.w, 1)), None, None, convolution.choose(spec, algorithm)
+    )
+    phases = [f"{algorithm}_input_1", multiply, f"winograd_f4_output_{1 + pool}"]
+    assert [step.kernel.name for step in program.steps] == 2 * phases
+    assert program.kernel.name == multiply
+    assert [step.constants["tiles"] for step in program.steps[::3]] == [128, 180 - 128]
+    assert sum(math.prod(shape) for shape, _ in program.between.values()) == most
+
+
+def test_what_winograd_cannot_pool_is_pooled_after_it():
+    spec = Conv2d((1, 6, 7, 4), (3, 3, 4, 8), pad=PAD, activation="silu", pool=True)
+    kernel = convolution.choose(spec, "winograd_f4")
+    check_filter(spec, kernel, simulate)
+    program = convolution.plan(spec, Weights(normals(spec.w, 1)), None, None, kernel)
+    names = [step.kernel.name for step in program.steps[2:]]
+    assert names == ["winograd_f4_output_1", "activate_float32", "max_pool_float32_2_4"]
 
 
 def ignores_predicates(name, operand):
@@ -167,6 +199,9 @@ FAULTS = [
     *((fault, "winograd_f2") for fault in (NoBarrier, NeverWaits, RoundsOperands)),
     *((ignores_predicates(name, 2), "winograd_f2") for name in ("load1",)),
     *((ignores_predicates(name, 3), "winograd_f2") for name in ("store1", "store_shared4")),
+    *((fault, "winograd_f4") for fault in (Transposed, ForgetsAStep, RoundsOperands)),
+    *((ignores_predicates(name, 2), "winograd_f4") for name in ("load1", "load4")),
+    *((ignores_predicates(name, 3), "winograd_f4") for name in ("store1", "store4")),
 ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import bounds, cuda, reference
+from fastconv import bounds, reference
 from fastconv.cuda import device
 from fastconv.gpu import GpuArray
 from fastconv.spec import Pool2d
@@ -39,7 +39,7 @@ def values(gpu, array):
     return result
 
 
-@pytest.mark.parametrize("algorithm", cuda.NAMES[:5])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd_f2", "tf32x3", "tf32"])
 def test_convolution_of_host_arrays(gpu, algorithm):
     x, w, b = integers((2, 7, 9, 32), 1), integers((3, 3, 32, 40), 2), integers((40,), 3)
     plan = fastconv.plan_conv2d(
@@ -54,13 +54,32 @@ def test_convolution_of_host_arrays(gpu, algorithm):
     assert gpu.copies.count("upload") == (3 if algorithm == "winograd_f2" else 5) + 2
 
 
-def test_plans_for_several_shapes_share_weights_on_the_gpu(gpu):
+@pytest.mark.parametrize("algorithm", ["winograd_f4", "winograd_f4_tf32x3"])
+def test_winograd_in_phases(gpu, algorithm):
+    x, w, b = normals((2, 7, 9, 8), 1), normals((3, 3, 8, 12), 2), normals((12,), 3)
+    plan = fastconv.plan_conv2d(
+        x.shape, w, b, padding="same", activation="relu", pool=True, algorithm=algorithm,
+        device="cuda",
+    )  # fmt: skip
+    bound = bounds.conv2d(x, w, b, plan.spec, algorithm)
+    for _ in range(2):
+        assert_within(plan(x), reference.conv2d(x, w, b, plan.spec), bound)
+    # Weights, table, steps, and bias and slopes twice, of the products and of the result.
+    assert gpu.copies.count("upload") == 7 + 2
+    tiles = 2 * 2 * 2  # of which the pool wants whole windows
+    assert plan.scratch_bytes == 4 * 36 * tiles * (8 + 12)
+    assert f"certainly below {bounds.typical(plan.spec, algorithm)[1]:.1e}" in str(plan)
+
+
+@pytest.mark.parametrize("algorithm, first, second", [("auto", 5, 4), ("winograd_f4", 7, 6)])
+def test_plans_for_several_shapes_share_weights_on_the_gpu(gpu, algorithm, first, second):
     w = fastconv.Weights(integers((3, 3, 8, 40), 2))
     images = [integers((1, size, size, 8), 1) for size in (6, 7)]
-    plans = [fastconv.plan_conv2d(x.shape, w, device="cuda") for x in images]
-    for plan, x, uploads in zip(plans, images, (1 + 5, 1 + 4), strict=True):
+    plans = [fastconv.plan_conv2d(x.shape, w, algorithm=algorithm, device="cuda") for x in images]
+    for plan, x, uploads in zip(plans, images, (1 + first, 1 + second), strict=True):
         gpu.copies.clear()
-        assert_equal(plan(x), reference.conv2d(x, w.array, None, plan.spec))
+        bound = bounds.conv2d(x, w.array, None, plan.spec, plan.algorithm)
+        assert_within(plan(x), reference.conv2d(x, w.array, None, plan.spec), bound)
         assert gpu.copies.count("upload") == uploads  # all but the weights, the second time
 
 
@@ -130,14 +149,23 @@ def test_other_convolutions(gpu):
 
 
 @pytest.mark.parametrize(
-    "capability, algorithm, strided",
-    [((8, 0), "tf32x3", "tf32x3"), ((8, 9), "winograd_f2", "direct")],
+    "capability, algorithm, strided, deep",
+    [
+        ((8, 0), "tf32x3", "tf32x3", (256, "winograd_f4_tf32x3")),
+        ((8, 9), "winograd_f2", "direct", (512, "winograd_f4")),
+    ],
 )
-def test_the_choice_depends_on_the_gpu(gpu, monkeypatch, capability, algorithm, strided):
+def test_the_choice_depends_on_the_gpu(gpu, monkeypatch, capability, algorithm, strided, deep):
     monkeypatch.setattr(gpu, "capability", capability)
     shapes, how = ((1, 8, 8, 32), (3, 3, 32, 64)), {"device": "cuda"}
     assert fastconv.choose_algorithm(*shapes, **how) == algorithm
     assert fastconv.choose_algorithm(*shapes, stride=2, **how) == strided
+    for c, k, expected in (
+        (deep[0], deep[0], deep[1]), (deep[0] - 1, 512, algorithm), (512, deep[0] - 1, algorithm),
+    ):  # fmt: skip
+        c -= c % 4
+        assert fastconv.choose_algorithm((1, 8, 8, c), (3, 3, c, k), **how) == expected
+    assert fastconv.choose_algorithm((1, 8, 8, 512), (3, 3, 512, 512), stride=2, **how) == strided
     assert fastconv.choose_algorithm(*shapes, dtype="float16", **how) == "tensor"
     assert fastconv.choose_algorithm((1, 8, 8, 3), (3, 3, 3, 64), **how) == "direct"
     assert fastconv.choose_algorithm((1, 8, 8, 32), (3, 3, 1, 32), groups=32, **how) == "direct"
@@ -203,7 +231,9 @@ def test_what_no_kernel_serves_is_told(gpu):
     x, w = integers((1, 5, 6, 3), 1), integers((1, 1, 3, 5), 2)
     with pytest.raises(ValueError, match="'tf32' cannot serve this layer"):
         fastconv.conv2d(x, w, algorithm="tf32", device="cuda")
-    with pytest.raises(ValueError, match="unknown algorithm 'winograd_f4'; use 'auto', 'direct'"):
+    with pytest.raises(ValueError, match="unknown algorithm 'winograd_f6'; use 'auto', 'direct'"):
+        fastconv.conv2d(x, w, algorithm="winograd_f6", device="cuda")
+    with pytest.raises(ValueError, match=r"'winograd_f4' cannot serve this layer .*3x3 kernel"):
         fastconv.conv2d(x, w, algorithm="winograd_f4", device="cuda")
     with pytest.raises(TypeError, match="device 'cuda' has no float64"):
         fastconv.conv2d(x.astype(float), w.astype(float), device="cuda")
