@@ -7,7 +7,8 @@ import numpy as np
 
 from fastconv.activations import ACTIVATIONS
 from fastconv.cook_toom import transform_weights
-from fastconv.cuda import kernels, pixels, pointwise, product, winograd, winograd_f4
+from fastconv.cuda import kernels, pixels, product, winograd, winograd_f4
+from fastconv.cuda.activations import CURVES
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import (
     Program,
@@ -24,7 +25,6 @@ from fastconv.spec import Conv2d, ConvTranspose2d, Pool2d
 from fastconv.weights import Weights
 
 SLICE = 1 << 24  # numbers of transformed tiles at a time: 64 MiB, about as much as an L2 cache
-FUSED = {name for name, row in ACTIVATIONS.items() if row.clamp} | {"leaky_relu", "prelu"}
 Filter = Conv2d | ConvTranspose2d
 
 
@@ -32,8 +32,7 @@ def able(spec: Filter, algorithm: str) -> list[Kernel]:
     """Kernels of the table that can serve a spec by an algorithm."""
     check_dtype(_op(spec), spec.dtype)
     inputs = spec.x[3] // spec.groups
-    result = spec.dtype if spec.activation in FUSED else "float32"
-    rows = kernels.find(algorithm, spec.dtype, result=result)
+    rows = kernels.find(algorithm, spec.dtype)
     if algorithm in {*MAKERS, *winograd_f4.PRODUCTS} and not isinstance(spec, Conv2d):
         return []
     if algorithm == "depthwise":
@@ -71,8 +70,7 @@ def plan(
     op = _op(spec)
     shape = spec.conv_out if isinstance(spec, Conv2d) else spec.out
     check_sizes(op, spec.x, shape)
-    low, high = ACTIVATIONS[spec.activation].clamp or (-math.inf, math.inf)
-    end = {"residual": int(spec.add), "low": low, "high": high}
+    end = {"residual": int(spec.add), **_activation(spec.activation, spec.alpha)}
     main = 0
     if isinstance(spec, Conv2d) and kernel.algorithm in winograd_f4.PRODUCTS:
         stage, packed = _phases(op, spec, w, bias, slopes, kernel, end)
@@ -85,11 +83,9 @@ def plan(
         def first(x: str, y: str) -> Step:
             return Step(kernel, grid, constants, {"x": x, "add": "add" if spec.add else x, "y": y})
 
-        stage = Stage(first, shape, kernel.result)
+        stage = Stage(first, spec.out if constants.get("pool") else shape, kernel.result)
 
     stages = [stage]
-    if spec.activation not in FUSED:
-        stages.append(_activation(op, spec, shape))
     if isinstance(spec, Conv2d) and spec.pool and stage.shape == shape:
         stages.append(pixels.pool(Pool2d(shape, "max", (2, 2), (2, 2), dtype=spec.dtype)))
     if labels:
@@ -102,10 +98,22 @@ def _op(spec: Filter) -> str:
     return "conv2d" if isinstance(spec, Conv2d) else "conv2d_transpose"
 
 
+def _pool(spec: Filter) -> int:
+    """1 where a 2x2 max-pool comes last."""
+    return int(isinstance(spec, Conv2d) and spec.pool)
+
+
 def _slope(spec: Filter) -> float:
     """What numbers below zero are multiplied by, the same for all channels."""
     alpha = spec.alpha if spec.activation == "leaky_relu" else None
     return 1.0 if alpha is None else alpha
+
+
+def _activation(name: str | None, alpha: float | None = None) -> dict[str, Any]:
+    """Parameters of an activation, but for the slopes."""
+    low, high = ACTIVATIONS[name].clamp or (-math.inf, math.inf)
+    kind = CURVES.index(name) if name in CURVES else -1
+    return {"low": low, "high": high, "kind": kind, "alpha": float(alpha or 0.0)}
 
 
 def _product(
@@ -115,8 +123,9 @@ def _product(
     """Grid and constants of a matrix product; `w` is as `product.product` wants it."""
     made = product.product(spec, w, kernel.unit, kernel.part)
     check_sizes(op, made.weights.shape)
-    groups, (_, oh, ow, k) = spec.groups, shape
-    positions = spec.x[0] * math.prod(made.positions)
+    groups, (_, oh, ow, k), pool = spec.groups, shape, _pool(spec)
+    rows, cols = (size >> pool for size in made.positions)
+    positions = spec.x[0] * rows * cols << 2 * pool
     columns = made.weights.shape[3]
     constants = {
         "w": made.weights, "bias": product.columns(bias, 0.0, groups, k, columns),
@@ -124,9 +133,9 @@ def _product(
         "table": made.table, "steps": made.steps, "height": spec.x[1], "width": spec.x[2],
         "c": spec.x[3], "inputs": spec.x[3] // groups, "k": k, "outputs": k // groups,
         "packed": columns, "depth": made.weights.shape[2], "positions": positions,
-        "rows": made.positions[0], "cols": made.positions[1], "down": made.step[0],
-        "right": made.step[1], "oh": oh, "ow": ow, "out_down": made.out_step[0],
-        "out_right": made.out_step[1], "groups": groups,
+        "rows": rows, "cols": cols, "down": made.step[0], "right": made.step[1], "oh": oh,
+        "ow": ow, "out_down": made.out_step[0], "out_right": made.out_step[1], "pool": pool,
+        "groups": groups,
     }  # fmt: skip
     across = -(-(k // groups) // kernel.columns)
     return blocks(op, -(-positions // ROWS), across, len(made.steps) * groups), constants
@@ -159,13 +168,14 @@ def _winograd(
     check_sizes(op, weights.shape)
     (n, height, width, c), (_, oh, ow, k) = spec.x, shape
     depth, packed = weights.shape[2:]
-    rows, cols = -(-oh // 2), -(-ow // 2)
+    pool = _pool(spec)
+    rows, cols = spec.out[1:3] if pool else (-(-oh // 2), -(-ow // 2))  # tiles
     constants = {
         "w": weights, "bias": product.columns(bias, 0.0, 1, k, packed),
         "slopes": product.columns(slopes, _slope(spec), 1, k, packed), "height": height,
         "width": width, "c": c, "k": k, "packed": packed, "depth": depth, "tiles": n * rows * cols,
         "tile_rows": rows, "tile_cols": cols, "oh": oh, "ow": ow, "top": spec.pad[0][0],
-        "left": spec.pad[1][0],
+        "left": spec.pad[1][0], "pool": pool,
     }  # fmt: skip
     return blocks(op, -(-n * rows * cols // winograd.TILES), packed // kernel.columns), constants
 
@@ -175,8 +185,7 @@ def _phases(
 ) -> tuple[Stage, np.ndarray]:
     """Winograd's F(4x4, 3x3), slice by slice of the tiles, with the weights of its products."""
     (n, height, width, c), (_, oh, ow, k), parts = spec.x, spec.conv_out, winograd_f4.PARTS
-    pool = spec.pool and spec.activation in FUSED
-    shape = spec.out if pool else spec.conv_out
+    shape, pool = spec.out, spec.pool
     inputs, outputs = (max(-(-channels // 4), 1) * 4 for channels in (c, k))
     rows, cols = (-(-size // (2 if pool else 4)) for size in shape[1:3])
     tiles = n * rows * cols
@@ -197,7 +206,7 @@ def _phases(
     for count in set(counts):
         of = products(count)
         grid, constants = _product(op, of, weights, None, None, multiply, of.out)
-        constants |= {"residual": 0, "low": -math.inf, "high": math.inf}
+        constants |= {"residual": 0, **_activation(None)}
         made[count] = grid, constants
     both = {"tile_rows": rows, "tile_cols": cols}
     to_v = both | {
@@ -245,15 +254,3 @@ def _transformed(w: Weights, m: int, part: int, columns: int) -> np.ndarray:
 
 # Of convolutions alone; the others make all products.
 MAKERS: dict[str, Any] = {"depthwise": _depthwise, "winograd_f2": _winograd}
-
-
-def _activation(op: str, spec: Filter, shape: tuple[int, ...]) -> Stage:
-    """An activation that the kernels do not fuse, of float32 numbers."""
-    (kernel,) = kernels.find("activate", "float32", result=spec.dtype)
-    count = math.prod(shape)
-    constants = {
-        "kind": pointwise.NAMES.index(spec.activation or ""), "alpha": float(spec.alpha or 0.0),
-        "count": count,
-    }  # fmt: skip
-    grid = tasks(op, count, kernel)
-    return Stage(lambda x, y: Step(kernel, grid, constants, {"x": x, "y": y}), shape, spec.dtype)

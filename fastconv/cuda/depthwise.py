@@ -3,8 +3,9 @@
 from numba import cuda
 from numba.cuda.types import float32, int32
 
-from fastconv.cuda.finish import activate, put4
-from fastconv.cuda.ptx import load1, load4, splat, store1, udivmod
+from fastconv.cuda.activations import clamp, curves
+from fastconv.cuda.finish import clamp4
+from fastconv.cuda.ptx import load1, load4, splat, store1, store4, udivmod
 from fastconv.cuda.windows import inside, task
 
 
@@ -27,19 +28,23 @@ def make(lanes):
         return _times4(sums, load4(x, at, on), load4(w, channel, on))
 
     @cuda.jit(device=True)
-    def put_one(y, add, at, sums, bias, slopes, channel, on, residual, low, high):
-        v = sums[0] + load1(bias, channel, on) + load1(add, at, on & residual)
-        store1(y, at, activate(v, load1(slopes, channel, on), low, high), on)
+    def put_one(y, add, at, sums, bias, slopes, channel, on, end):
+        residual, low, high, kind, alpha = end
+        v = sums[0] + load1(bias, channel, on) + load1(add, at, on & (residual != 0))
+        v = clamp(v, load1(slopes, channel, on), low, high)
+        store1(y, at, curves((v,), kind, alpha)[0], on)
 
     @cuda.jit(device=True)
-    def put_four(y, add, at, sums, bias, slopes, channel, on, residual, low, high):
-        put4(y, add, at, sums, load4(bias, channel, on), load4(slopes, channel, on), lanes, True,
-             on, residual, low, high)  # fmt: skip
+    def put_four(y, add, at, sums, bias, slopes, channel, on, end):
+        residual, low, high, kind, alpha = end
+        more = load4(add, at, on & (residual != 0))
+        v = clamp4(sums, more, load4(bias, channel, on), load4(slopes, channel, on), low, high)
+        store4(y, at, curves(v, kind, alpha), on)
 
     advance, put = (four, put_four) if lanes == 4 else (one, put_one)
 
     def depthwise(x, w, bias, slopes, add, y, height, width, c, k, multiplier, oh, ow, kh, kw, down,
-                  right, dh, dw, top, left, residual, low, high, count):  # fmt: skip
+                  right, dh, dw, top, left, residual, low, high, kind, alpha, count):  # fmt: skip
         g, n, i, j, chunk = task(int32(udivmod(k, int32(lanes))[0]), oh, ow)
         on = g < count
         channel = int32(chunk * lanes)
@@ -55,6 +60,7 @@ def make(lanes):
                 sums = advance(x, at, w, int32((p * kw + q) * k + channel), sums, here)
                 q = int32(q + 1)
             p = int32(p + 1)
-        put(y, add, int32(g * lanes), sums, bias, slopes, channel, on, residual != 0, low, high)
+        end = residual, low, high, kind, alpha
+        put(y, add, int32(g * lanes), sums, bias, slopes, channel, on, end)
 
     return depthwise

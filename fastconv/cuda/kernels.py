@@ -103,17 +103,17 @@ class Kernel:
         return types.float32 if name in FLOATS else types.int32
 
 
-def _simt(dtype: str, columns: int, unit: int, result: str = "") -> Kernel:
+def _simt(dtype: str, columns: int, unit: int) -> Kernel:
     loads = {"LDG.E.128": 3} if unit == 4 else {}
     return Kernel(
-        f"simt_{dtype}_{columns}_{unit}" + f"_{result}" * bool(result), "direct", dtype,
+        f"simt_{dtype}_{columns}_{unit}", "direct", dtype,
         functools.partial(simt.make, columns, unit), simt.THREADS, 2, 128,
         {"FFMA": simt.PART * (64 if columns == 128 else 16), "LDS.128": simt.PART, **loads},
-        unit=unit, part=simt.PART, columns=columns, result=result or dtype,
+        unit=unit, part=simt.PART, columns=columns, result=dtype,
     )  # fmt: skip
 
 
-def _tensor(algorithm: str, dtype: str, columns: int, result: str = "") -> Kernel:
+def _tensor(algorithm: str, dtype: str, columns: int) -> Kernel:
     kind = algorithm if dtype == "float32" else dtype
     opcode = {
         "tf32": "HMMA.1688.F32.TF32", "tf32x3": "HMMA.1688.F32.TF32",
@@ -121,11 +121,11 @@ def _tensor(algorithm: str, dtype: str, columns: int, result: str = "") -> Kerne
     }[kind]  # fmt: skip
     products = (32 if columns == 128 else 16) * (3 if kind == "tf32x3" else 1)
     return Kernel(
-        f"{algorithm}_{dtype}_{columns}" + f"_{result}" * bool(result), algorithm, dtype,
+        f"{algorithm}_{dtype}_{columns}", algorithm, dtype,
         functools.partial(tensor.make, kind, columns), tensor.THREADS, 2, 128,
         {opcode: products, "LDGSTS.E.BYPASS.128": 8, "LDSM": 4, "STG.E.": 1},
         unit=tensor.UNIT[kind], part=tensor.part(kind), columns=columns,
-        shared=tensor.shared_bytes(kind, columns), result=result or dtype,
+        shared=tensor.shared_bytes(kind, columns), result=dtype,
     )  # fmt: skip
 
 
@@ -214,36 +214,29 @@ def _winograd_f4() -> Iterator[Kernel]:
         )  # fmt: skip
 
 
-def _depthwise(dtype: str, lanes: int, result: str) -> Kernel:
+def _depthwise(dtype: str, lanes: int) -> Kernel:
     return Kernel(
-        f"depthwise_{dtype}_{lanes}_{result}", "depthwise", dtype,
-        functools.partial(depthwise.make, lanes), windows.THREADS, 1, 64,
-        {"FFMA": lanes}, unit=lanes, result=result,
+        f"depthwise_{dtype}_{lanes}", "depthwise", dtype,
+        functools.partial(depthwise.make, lanes), windows.THREADS, 5, 48,
+        {"FFMA": lanes}, unit=lanes, result=dtype,
     )  # fmt: skip
 
 
 HALVES = ("float16", "bfloat16")
 IMAGE_TYPES = ("float32", *HALVES)
 
-# Results of 16-bit images are float32 where an activation that is not fused comes after them.
 KERNELS: tuple[Kernel, ...] = (
     *(_simt("float32", columns, unit) for columns in (128, 32) for unit in (4, 1)),
-    *(_simt(dtype, 32, 1, result) for dtype in HALVES for result in ("", "float32")),
+    *(_simt(dtype, 32, 1) for dtype in HALVES),
     *(_tensor(name, "float32", columns) for name in ("tf32x3", "tf32") for columns in (128, 64)),
-    *(
-        _tensor("tensor", dtype, columns, result)
-        for dtype in HALVES
-        for columns in (128, 64)
-        for result in ("", "float32")
-    ),
+    *(_tensor("tensor", dtype, columns) for dtype in HALVES for columns in (128, 64)),
     Kernel(
         "winograd_f2_float32", "winograd_f2", "float32", winograd.make, winograd.THREADS, 1, 255,
         {"FFMA": 1024, "LDS.128": 64, "LDGSTS.E.BYPASS.128": 16}, columns=winograd.COLUMNS,
         part=winograd.PART, shared=winograd.SHARED, result="float32",
     ),
     *_winograd_f4(),
-    *(_depthwise(dtype, lanes, dtype) for dtype in IMAGE_TYPES for lanes in (4, 1)),
-    *(_depthwise(dtype, lanes, "float32") for dtype in HALVES for lanes in (4, 1)),
+    *(_depthwise(dtype, lanes) for dtype in IMAGE_TYPES for lanes in (4, 1)),
     *(row for dtype in IMAGE_TYPES for row in _windows(dtype)),
     *(row for dtype in IMAGE_TYPES for row in _channels(dtype)),
     # A maximum is exact in its dtype; sums of slices are float32, and then rounded once.
@@ -256,11 +249,6 @@ KERNELS: tuple[Kernel, ...] = (
                {"LDG.E.128": 1, "LDG": 5, "STG.E." + ("128" if dtype == "float32" else "64"): 1},
                result=dtype)
         for dtype in IMAGE_TYPES
-    ),
-    *(
-        Kernel(f"activate_{result}", "activate", "float32", pointwise.make, pointwise.THREADS, 1,
-               96, {"MUFU": 2}, result=result)
-        for result in IMAGE_TYPES
     ),
 )  # fmt: skip
 

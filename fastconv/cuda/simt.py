@@ -8,7 +8,7 @@ after that. A thread makes 8 x 8 or 4 x 4 sums, each in the order of the depth.
 from numba import cuda
 from numba.cuda.types import float32, int32
 
-from fastconv.cuda.finish import pixel, put4
+from fastconv.cuda.finish import position, put4x4
 from fastconv.cuda.product import OUTSIDE
 from fastconv.cuda.ptx import (
     fma_outer,
@@ -37,7 +37,7 @@ def make(columns, unit):
     a_size = PART * LINE
     stage = a_size + PART * columns
     memory = 2 * stage
-    sums = 64 if second else 16
+    sums, line = (64, 8) if second else (16, 4)  # of a thread, and those of a row
 
     @cuda.jit(device=True)
     def multiply(d, sums, shared, a, b):
@@ -74,27 +74,25 @@ def make(columns, unit):
         return load1(x, int32(base + offset), inside)
 
     @cuda.jit(device=True)
-    def write(i, nothing, sums, y, add, bias, slopes, m, channel, phase, group, positions, rows,
-              cols, oh, ow, out_down, out_right, k, outputs, residual, low, high):  # fmt: skip
-        """Row i of a thread's sums."""
-        at, on = pixel(
-            int32(m + (i & 3) + (i >> 2) * second), phase, positions, rows, cols, oh, ow, out_down,
-            out_right,
+    def four(sums, j):
+        return sums[j], sums[j + 1], sums[j + 2], sums[j + 3]
+
+    @cuda.jit(device=True)
+    def write(i, nothing, sums, y, add, bias, slopes, m, channel, phase, group, to, end):
+        """Four rows and four columns of a thread's sums."""
+        below, beside = int32(i >> 1), int32(i & 1)
+        j = int32(below * 32 + beside * 4)
+        rows = (
+            four(sums, j), four(sums, int32(j + line)), four(sums, int32(j + 2 * line)),
+            four(sums, int32(j + 3 * line)),
         )  # fmt: skip
-        at = int32(at * k + group * outputs + channel)
-        left, wide = int32(outputs - channel), (outputs & 3) == 0
-        j = int32(i * (8 if second else 4))
-        part = (sums[j], sums[j + 1], sums[j + 2], sums[j + 3])
-        put4(y, add, at, part, bias[0], slopes[0], left, wide, on, residual, low, high)
-        if second:
-            part = (sums[j + 4], sums[j + 5], sums[j + 6], sums[j + 7])
-            put4(y, add, int32(at + second), part, bias[1], slopes[1], int32(left - second), wide,
-                 on, residual, low, high)  # fmt: skip
+        m, channel = int32(m + below * second), int32(channel + beside * second)
+        put4x4(y, add, bias, slopes, m, channel, phase, group, rows, to, end)
         return nothing
 
     def simt(x, w, bias, slopes, add, y, table, steps, height, width, c, inputs, k, outputs,
-             packed, depth, positions, rows, cols, down, right, oh, ow, out_down, out_right, groups,
-             residual, low, high):  # fmt: skip
+             packed, depth, positions, rows, cols, down, right, oh, ow, out_down, out_right, pool,
+             groups, residual, low, high, kind, alpha):  # fmt: skip
         shared = cuda.shared.array(memory, float32, alignment=16)
         t = int32(cuda.threadIdx.x)
         first = int32(cuda.blockIdx.x * ROWS)
@@ -102,8 +100,7 @@ def make(columns, unit):
         phase, group = udivmod(int32(cuda.blockIdx.z), groups)
 
         m = int32(first + (t >> 1))  # whose numbers this thread gathers
-        q, j = udivmod(m, cols)
-        n, i = udivmod(q, rows)
+        n, i, j = position(m, rows, cols, pool)
         row, col = int32(i * down), int32(j * right)
         base = int32(((n * height + row) * width + col) * c + group * inputs)
         row = select(m < positions, row, int32(OUTSIDE))
@@ -141,15 +138,11 @@ def make(columns, unit):
             cuda.syncthreads()
             step = int32(step + 1)
 
-        channel = int32(column + tx)
-        at = int32(group * packed + channel)
-        near, far = channel < packed, int32(channel + second) < packed
-        both_bias = (load4(bias, at, near), load4(bias, int32(at + second), far))
-        both_slopes = (load4(slopes, at, near), load4(slopes, int32(at + second), far))
+        to = positions, rows, cols, oh, ow, out_down, out_right, pool, k, outputs, packed
+        end = residual, low, high, kind, alpha
         unroll(
-            8 if second else 4, write, int32(0), total, y, add, both_bias, both_slopes,
-            int32(first + ty), channel, phase, group, positions, rows, cols, oh, ow, out_down,
-            out_right, k, outputs, residual != 0, low, high,
+            4 if second else 1, write, int32(0), total, y, add, bias, slopes, int32(first + ty),
+            int32(column + tx), phase, group, to, end,
         )  # fmt: skip
 
     return simt

@@ -14,12 +14,12 @@ of row i of 16-bit weights at ``j ^ (i & 7)``, so that no access meets a bank tw
 from numba import cuda
 from numba.cuda.types import float32, int32
 
-from fastconv.cuda.finish import pixel, put4
+from fastconv.cuda.finish import position, put4x4
 from fastconv.cuda.product import OUTSIDE
 from fastconv.cuda.ptx import (
+    again,
     close_group,
     copy16,
-    load4,
     load_entry,
     load_int,
     load_shared,
@@ -66,7 +66,7 @@ def make(kind, columns):
     a_size = ROWS * LINE
     stage = a_size + depth_of_part * line
     down_a_warp = 4 if columns == 128 else 2  # products of 16 positions
-    warps_across = columns // 32
+    fold = 2 if columns == 128 else 1  # 2 ** fold warps side by side
     sums = down_a_warp * 16
     pairs = sums // 2
     chunks = columns // unit  # of a row of weights
@@ -76,23 +76,19 @@ def make(kind, columns):
     ahead, newest = STAGES - 1, STAGES - 2
 
     @cuda.jit(device=True)
-    def right16(d, shared, b, lane, column):
-        row = int32(d * 16 + (lane & 15))
-        chunk = int32((column >> 3) + (lane >> 4))
-        at = int32(b + row * line)
-        return matrices_transposed(
-            shared, int32(at + ((chunk ^ (row & 7)) << 2))
-        ) + matrices_transposed(shared, int32(at + (((chunk + 2) ^ (row & 7)) << 2)))
+    def right16(d, shared, b):
+        b = int32(b + d * 16 * line)
+        return matrices_transposed(shared, b) + matrices_transposed(shared, int32(b ^ 8))
 
     @cuda.jit(device=True)
-    def right32(d, shared, b, lane, column):
-        at = int32(b + (d * 8 + (lane & 3)) * line + column + (lane >> 2))
-        far = int32(at + 4 * line)
+    def right32(d, shared, b):
+        near = int32(b + d * 8 * line)
+        far = int32(near + 4 * line)
         return (
-            load_shared(shared, at), load_shared(shared, far),
-            load_shared(shared, int32(at + 8)), load_shared(shared, int32(far + 8)),
-            load_shared(shared, int32(at + 16)), load_shared(shared, int32(far + 16)),
-            load_shared(shared, int32(at + 24)), load_shared(shared, int32(far + 24)),
+            load_shared(shared, near), load_shared(shared, far),
+            load_shared(shared, int32(near + 8)), load_shared(shared, int32(far + 8)),
+            load_shared(shared, int32(near + 16)), load_shared(shared, int32(far + 16)),
+            load_shared(shared, int32(near + 24)), load_shared(shared, int32(far + 24)),
         )  # fmt: skip
 
     @cuda.jit(device=True)
@@ -117,14 +113,14 @@ def make(kind, columns):
     }[kind]  # fmt: skip
 
     @cuda.jit(device=True)
-    def advance(d, sums, shared, a, b, lane, row, column):
+    def advance(d, sums, shared, a, b):
         """Multiply what one instruction takes of the depth, which is two chunks of a position.
 
         16 positions after each other: fragments of all of them would take too many registers.
+        Stages and lines have a multiple of 16 words, so that ``^`` of 8 words goes two chunks on.
         """
-        numbers = prepare(right(d, shared, b, lane, column))
-        chunk = int32(d * 2 + (lane >> 4))
-        at = int32(a + row * LINE + ((chunk ^ ((row >> 1) & 3)) << 2))
+        numbers = prepare(right(d, shared, b))
+        at = int32(a ^ (d << 3))
         first = multiply(sums[:16], matrices(shared, at), numbers)
         second = multiply(sums[16:32], matrices(shared, int32(at + 16 * LINE)), numbers)
         if down_a_warp == 2:
@@ -158,10 +154,9 @@ def make(kind, columns):
         close_group()
 
     @cuda.jit(device=True)
-    def place(m, positions, rows, cols, down, right, height, width, c, first):
+    def place(m, positions, rows, cols, pool, down, right, height, width, c, first):
         """Where a position's numbers are: offset, row and column."""
-        q, j = udivmod(m, cols)
-        n, i = udivmod(q, rows)
+        n, i, j = position(m, rows, cols, pool)
         row, column = int32(i * down), int32(j * right)
         base = int32(((n * height + row) * width + column) * c + first)
         return base, select(m < positions, row, int32(OUTSIDE)), column
@@ -175,7 +170,7 @@ def make(kind, columns):
 
     def tensor(x, w, bias, slopes, add, y, table, steps, height, width, c, inputs, k, outputs,
                packed, depth, positions, rows, cols, down, right, oh, ow, out_down, out_right,
-               groups, residual, low, high):  # fmt: skip
+               pool, groups, residual, low, high, kind, alpha):  # fmt: skip
         shared = cuda.shared.array(0, float32, alignment=16)
         t = int32(cuda.threadIdx.x)
         lane, warp = int32(t & 31), int32(t >> 5)
@@ -186,8 +181,10 @@ def make(kind, columns):
 
         m, chunk = int32(first + (t >> 2)), int32(t & 3)
         channels = int32(group * inputs)
-        near = place(m, positions, rows, cols, down, right, height, width, c, channels)
-        far = place(int32(m + 64), positions, rows, cols, down, right, height, width, c, channels)
+        near = place(m, positions, rows, cols, pool, down, right, height, width, c, channels)
+        far = place(
+            int32(m + 64), positions, rows, cols, pool, down, right, height, width, c, channels
+        )
         swizzled = int32((t >> 2) * LINE + ((chunk ^ ((t >> 3) & 3)) << 2))
         entry = int32(udivmod(int32(phase * depth), int32(unit))[0] + chunk)
 
@@ -208,23 +205,27 @@ def make(kind, columns):
             source = int32(source + depth_of_part * packed)
 
         total = splat(sums, float32(0))
-        warp_row, warp_column = udivmod(warp, int32(warps_across))
-        row = int32(warp_row * (16 * down_a_warp) + (lane & 15))
-        across = int32(warp_column * 32)
-        reading, step = int32(0), int32(0)
-        while step < count:
+        row = int32((warp >> fold) * (16 * down_a_warp) + (lane & 15))
+        across = int32((warp & ((1 << fold) - 1)) * 32)
+        from_a = int32(row * LINE + (((lane >> 4) ^ ((row >> 1) & 3)) << 2))
+        from_b = int32(a_size + (lane & 3) * line + across + (lane >> 2))
+        if unit == 8:
+            chunk = int32((across >> 3) + (lane >> 4))
+            from_b = int32(a_size + (lane & 15) * line + ((chunk ^ (lane & 7)) << 2))
+        reading, left = int32(0), count
+        while left > 0:
             now = load_entry(table, int32(entry * 4))  # it comes while others are waited for
             wait_groups(newest)
             cuda.syncthreads()
             writing = int32(select(reading == 0, int32(ahead * stage), int32(reading - stage)))
             copy(shared, int32(writing + swizzled), int32(writing + to_b), x, now, near, far, w,
-                 source, packed, height, width, on_w, int32(step + ahead) < count)  # fmt: skip
+                 source, packed, height, width, on_w, left > ahead)  # fmt: skip
             entry = int32(entry + 4)
             source = int32(source + depth_of_part * packed)
             total = unroll(
-                2, advance, total, shared, reading, int32(reading + a_size), lane, row, across
+                2, advance, total, shared, int32(reading + from_a), int32(reading + from_b)
             )
-            step = int32(step + 1)
+            left = int32(left - 1)
             reading = int32(select(reading == ahead * stage, int32(0), int32(reading + stage)))
 
         wait_groups(0)
@@ -232,22 +233,18 @@ def make(kind, columns):
         at = int32((row - (lane & 15) + (lane >> 2)) * sums_line + across + ((lane & 3) << 1))
         unroll(pairs, keep, int32(0), total, shared, at)
         cuda.syncthreads()
-        b_row, b_chunk = udivmod(t, int32(columns // 4))
+        b_row, b_chunk = udivmod(again(t), int32(columns // 4))  # no register in the loop for it
         channel = int32(column + 4 * b_chunk)
-        at = int32(group * packed + channel)
-        own_bias, own_slopes = (
-            load4(bias, at, channel < packed),
-            load4(slopes, at, channel < packed),
-        )
-        left_over, wide = int32(outputs - channel), (outputs & 3) == 0
-        for i in range(ROWS * columns // 4 // THREADS):
-            r = int32(b_row + i * (THREADS * 4 // columns))
-            at, on = pixel(
-                int32(first + r), phase, positions, rows, cols, oh, ow, out_down, out_right
-            )
-            at = int32(at * k + group * outputs + channel)
-            own = load_shared4(shared, int32(r * sums_line + 4 * b_chunk))
-            put4(y, add, at, own, own_bias, own_slopes, left_over, wide, on, residual != 0, low,
-                 high)  # fmt: skip
+        to = positions, rows, cols, oh, ow, out_down, out_right, pool, k, outputs, packed
+        end = residual, low, high, kind, alpha
+        for i in range(ROWS * columns // 16 // THREADS):
+            r = int32((b_row + i * (THREADS * 4 // columns)) * 4)
+            at = int32(r * sums_line + 4 * b_chunk)
+            own = (
+                load_shared4(shared, at), load_shared4(shared, int32(at + sums_line)),
+                load_shared4(shared, int32(at + 2 * sums_line)),
+                load_shared4(shared, int32(at + 3 * sums_line)),
+            )  # fmt: skip
+            put4x4(y, add, bias, slopes, int32(first + r), channel, phase, group, own, to, end)
 
     return tensor

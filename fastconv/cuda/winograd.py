@@ -12,11 +12,12 @@ at ``j ^ (i >> 2 & 3) * 2``, so that no access meets a bank twice.
 from numba import cuda
 from numba.cuda.types import float32, int32
 
-from fastconv.cuda.finish import activate
+from fastconv.cuda.activations import clamp, curves
 from fastconv.cuda.ptx import (
     close_group,
     copy16,
     fma_outer,
+    largest,
     load1,
     load_shared,
     load_shared4,
@@ -132,16 +133,16 @@ def _gather(i, m, shared, at):
 
 
 @cuda.jit(device=True)
-def _put(y, add, at, v, bias, slope, on, residual, low, high):
+def _clamped(add, at, v, bias, slope, on, residual, low, high):
     more = load1(add, at, on & residual)
-    store1(y, at, activate(v + bias + more, slope, low, high), on)
+    return clamp(v + bias + more, slope, low, high)
 
 
 def make():
     """The kernel."""
 
     def winograd(x, w, bias, slopes, add, y, height, width, c, k, packed, depth, tiles, tile_rows,
-                 tile_cols, oh, ow, top, left, residual, low, high):  # fmt: skip
+                 tile_cols, oh, ow, top, left, pool, residual, low, high, kind, alpha):  # fmt: skip
         shared = cuda.shared.array(0, float32, alignment=16)
         t = int32(cuda.threadIdx.x)
         lane, warp = int32(t & 31), int32(t >> 5)
@@ -218,15 +219,25 @@ def make():
                 here = known & (int32(first + tile) < tiles)
                 right, below = here & (int32(s + 1) < ow), here & (int32(r + 1) < oh)
                 line, residue = int32(ow * k), residual != 0
-                v = top_row[0] + top_row[1] + top_row[2]
-                _put(y, add, place, v, own_bias, own_slope, here, residue, low, high)
-                v = top_row[1] - top_row[2] + top_row[3]
-                _put(y, add, int32(place + k), v, own_bias, own_slope, right, residue, low, high)
-                v = low_row[0] + low_row[1] + low_row[2]
-                _put(y, add, int32(place + line), v, own_bias, own_slope, below, residue, low, high)
-                v = low_row[1] - low_row[2] + low_row[3]
-                _put(y, add, int32(place + line + k), v, own_bias, own_slope, right & below,
-                     residue, low, high)  # fmt: skip
+                v = (
+                    _clamped(add, place, top_row[0] + top_row[1] + top_row[2], own_bias, own_slope,
+                             here, residue, low, high),
+                    _clamped(add, int32(place + k), top_row[1] - top_row[2] + top_row[3], own_bias,
+                             own_slope, right, residue, low, high),
+                    _clamped(add, int32(place + line), low_row[0] + low_row[1] + low_row[2],
+                             own_bias, own_slope, below, residue, low, high),
+                    _clamped(add, int32(place + line + k), low_row[1] - low_row[2] + low_row[3],
+                             own_bias, own_slope, right & below, residue, low, high),
+                )  # fmt: skip
+                v = curves(v, kind, alpha)
+                if pool:
+                    most = largest(largest(v[0], v[1]), largest(v[2], v[3]))
+                    store1(y, int32((first + tile) * k + out), most, here)
+                else:
+                    store1(y, place, v[0], here)
+                    store1(y, int32(place + k), v[1], right)
+                    store1(y, int32(place + line), v[2], below)
+                    store1(y, int32(place + line + k), v[3], right & below)
             part = int32(part + 1)
 
     return winograd

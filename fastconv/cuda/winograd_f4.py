@@ -14,8 +14,8 @@ from numba import cuda
 from numba.cuda.types import float32, int32
 
 from fastconv.cook_toom import algorithm
-from fastconv.cuda.finish import finish4, load_few, put4, write4
-from fastconv.cuda.ptx import fma_outer, largest, load4, splat, store4, udivmod, unroll
+from fastconv.cuda.finish import finish4x4, load_few, most, write4, write4x4
+from fastconv.cuda.ptx import fma_outer, load4, splat, store4, udivmod, unroll
 from fastconv.cuda.windows import inside
 
 THREADS = 128
@@ -153,54 +153,46 @@ def make_output(pool):
         ))  # fmt: skip
 
     @cuda.jit(device=True)
-    def put_all(a, nothing, y, to, columns, add, at, row, col, oh, ow, k, left, own, on, residual,
-                low, high):  # fmt: skip
+    def put_all(a, nothing, y, to, columns, add, at, row, col, oh, ow, k, left, own, on,
+                end):  # fmt: skip
         """Row a of a tile's outputs; `at`: where the first one is."""
-        v, (bias, slopes) = _inverse(_row(columns, a)), own
-        at, wide, on = int32(at + a * ow * k), (k & 3) == 0, on & (int32(row + a) < oh)
-        put4(y, add, at, v[0], bias, slopes, left, wide, on, residual, low, high)
-        at, here = int32(at + k), on & (int32(col + 1) < ow)
-        put4(y, add, at, v[1], bias, slopes, left, wide, here, residual, low, high)
-        at, here = int32(at + k), on & (int32(col + 2) < ow)
-        put4(y, add, at, v[2], bias, slopes, left, wide, here, residual, low, high)
-        at, here = int32(at + k), on & (int32(col + 3) < ow)
-        put4(y, add, at, v[3], bias, slopes, left, wide, here, residual, low, high)
+        (bias, slopes), wide = own, (k & 3) == 0
+        at, on = int32(at + a * ow * k), on & (int32(row + a) < oh)
+        places = at, int32(at + k), int32(at + 2 * k), int32(at + 3 * k)
+        here = (
+            on & (col < ow), on & (int32(col + 1) < ow), on & (int32(col + 2) < ow),
+            on & (int32(col + 3) < ow),
+        )  # fmt: skip
+        sums = _inverse(_row(columns, a))
+        values = finish4x4(add, sums, places, here, left, wide, bias, slopes, end)
+        write4x4(y, values, places, here, left, wide)
         return nothing
 
     @cuda.jit(device=True)
-    def most_of_two(v, w, add, at, k, left, own, on, residual, low, high):
-        """Of neighbours in a row."""
-        (bias, slopes), wide = own, (k & 3) == 0
-        return largest(
-            finish4(add, at, v, bias, slopes, left, wide, on, residual, low, high),
-            finish4(add, int32(at + k), w, bias, slopes, left, wide, on, residual, low, high),
-        )
+    def put_window(y, to, add, at, ow, k, sums, left, own, on, end):
+        """The window whose first pixel is at `at`."""
+        (bias, slopes), wide, below = own, (k & 3) == 0, int32(at + ow * k)
+        places, here = (at, int32(at + k), below, int32(below + k)), (on, on, on, on)
+        values = finish4x4(add, sums, places, here, left, wide, bias, slopes, end)
+        write4(y, to, most(values), left, wide, on)
 
     @cuda.jit(device=True)
-    def put_most(a, nothing, y, to, columns, add, at, row, col, oh, ow, k, left, own, on, residual,
-                 low, high):  # fmt: skip
+    def put_most(a, nothing, y, to, columns, add, at, row, col, oh, ow, k, left, own, on,
+                 end):  # fmt: skip
         """Row a of a tile's windows; `to`: where the first one is."""
         v, w = _inverse(_row(columns, int32(2 * a))), _inverse(_row(columns, int32(2 * a + 1)))
         at, to = int32(at + 2 * a * ow * k), int32(to + a * (ow >> 1) * k)
-        below, wide, on = int32(at + ow * k), (k & 3) == 0, on & (int32(row + 2 * a + 1) < oh)
+        on = on & (int32(row + 2 * a + 1) < oh)
         near, far = on & (int32(col + 1) < ow), on & (int32(col + 3) < ow)
-        most = largest(
-            most_of_two(v[0], v[1], add, at, k, left, own, near, residual, low, high),
-            most_of_two(w[0], w[1], add, below, k, left, own, near, residual, low, high),
-        )
-        write4(y, to, most, left, wide, near)
-        at, below = int32(at + 2 * k), int32(below + 2 * k)
-        most = largest(
-            most_of_two(v[2], v[3], add, at, k, left, own, far, residual, low, high),
-            most_of_two(w[2], w[3], add, below, k, left, own, far, residual, low, high),
-        )
-        write4(y, int32(to + k), most, left, wide, far)
+        put_window(y, to, add, at, ow, k, v[:2] + w[:2], left, own, near, end)
+        to, at = int32(to + k), int32(at + 2 * k)
+        put_window(y, to, add, at, ow, k, v[2:] + w[2:], left, own, far, end)
         return nothing
 
     put, lines, half = (put_most, 2, 1) if pool else (put_all, 4, 0)
 
     def winograd_output(x, bias, slopes, add, y, oh, ow, k, channels, tile_rows, tile_cols, first,
-                        tiles, residual, low, high):  # fmt: skip
+                        tiles, residual, low, high, kind, alpha):  # fmt: skip
         tile, channel, n, i, j = _task(channels, first, tile_rows, tile_cols)
         row, col, on = int32(i * 4), int32(j * 4), tile < tiles
         source = int32(tile * PARTS * channels + channel)
@@ -216,7 +208,7 @@ def make_output(pool):
         )
         unroll(
             lines, put, int32(0), y, to, columns, add, at, row, col, oh, ow, k,
-            int32(k - channel), own, on, residual != 0, low, high,
+            int32(k - channel), own, on, (residual, low, high, kind, alpha),
         )  # fmt: skip
 
     return winograd_output

@@ -31,6 +31,7 @@ from fastconv.cuda.ptx.memory import (
     store_shared4,
 )
 from fastconv.cuda.ptx.numbers import (
+    again,
     fma_outer,
     largest,
     partner,
@@ -54,6 +55,7 @@ from fastconv.cuda.ptx.tensor import (
 )
 
 __all__ = [
+    "again",
     "close_group",
     "copy16",
     "fma_outer",

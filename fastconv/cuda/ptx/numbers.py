@@ -44,6 +44,19 @@ def select(typing_context, predicate, yes, no):
     return yes(types.boolean, yes, yes), generate
 
 
+@intrinsic
+def again(typing_context, value):
+    """An int32 as if it were not known: what is made of it is made anew.
+
+    It saves the registers in which the compiler would keep what it made of the number before.
+    """
+
+    def generate(context, builder, signature, operands):
+        return asm(builder, I32, "mov.b32 $0, $1;", "=r,r", operands)
+
+    return types.int32(types.int32), generate
+
+
 def _of_two(text):
     @intrinsic
     def operation(typing_context, a, b):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fastconv import bounds, reference
-from fastconv.cuda import convolution, pixels
+from fastconv.cuda import convolution, pixels, winograd_f4
+from fastconv.cuda.activations import CURVES
 from fastconv.cuda.kernels import IMAGE_TYPES, KERNELS
 from fastconv.cuda.program import chain
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -31,6 +32,11 @@ CASES = {
     "pooled": Conv2d((1, 7, 8, 8), (3, 3, 8, 12), pad=PAD, activation="relu", pool=True),
     "pooled, odd": Conv2d((2, 7, 7, 3), (3, 3, 3, 5), pad=UNEVEN, add=True, pool=True),
     "one pixel": Conv2d((1, 1, 1, 4), (3, 3, 4, 40), pad=PAD, activation="relu6"),
+    "pooled sum": Conv2d((2, 7, 11, 16), (3, 3, 16, 21), pad=PAD, activation="leaky_relu",
+                         add=True, pool=True),
+    "pooled blocks": Conv2d((2, 13, 14, 8), (2, 3, 8, 136), activation="relu6", pool=True),
+    "pooled groups": Conv2d((1, 10, 17, 24), (1, 3, 8, 36), (1, 2), ((0, 0), (1, 2)), groups=3,
+                            add=True, pool=True),
     "plain": Conv2d((2, 9, 12, 11), (3, 3, 11, 70), pad=((1, 2), (0, 1)), activation="relu6"),
     "residual": Conv2d((1, 8, 7, 16), (3, 3, 16, 64), pad=PAD, add=True, activation="relu"),
     "depthwise": Conv2d((1, 9, 7, 12), (3, 3, 1, 12), (2, 1), PAD, groups=12, activation="relu6"),
@@ -45,7 +51,7 @@ CASES = {
     "3x3 by 2": ConvTranspose2d((2, 4, 5, 5), (3, 3, 4, 5), (2, 2), ((0, 1), (1, 0))),
     "apart": ConvTranspose2d((1, 4, 3, 4), (2, 1, 8, 4), (3, 2), ((0, -1), (0, -1))),
     "t. dilated": ConvTranspose2d((1, 4, 5, 6), (3, 2, 2, 6), (2, 3), dilation=(3, 2), groups=3),
-}
+}  # fmt: skip
 
 
 POOLS = [
@@ -97,18 +103,23 @@ def any_filter(seed):
     }  # fmt: skip
     if rng.integers(2):
         reach = [(size - 1) * d for size, d in zip(kernel, dilation, strict=True)]
-        return Conv2d(x, (*kernel, c // groups, k), pad=tuple((r, r // 2) for r in reach), **how)
+        how |= {"pad": tuple((r, r // 2) for r in reach), "pool": bool(rng.integers(2))}
+        return Conv2d(x, (*kernel, c // groups, k), **how)
     return ConvTranspose2d(x, (*kernel, k // groups, c), pad=((0, -1), (1, 0)), **how)
 
 
+def curved(kernel, name):
+    """A small convolution for a kernel, with an activation that is more than a clamp."""
+    groups, k = (8, 8) if kernel.algorithm == "depthwise" else (1, 21)
+    w, pool = (3, 3, 8 // groups, k), CURVES.index(name) % 2 == 0
+    return Conv2d((2, 5, 7, 8), w, pad=PAD, groups=groups, activation=name, add=True, pool=pool)
+
+
 def served():
-    """Kernels and the cases that each of them can serve, with an activation that it does not fuse
-    where its results are wider than the images."""
+    """Kernels and the cases that each of them can serve."""
     for kernel in FILTERS:
-        for name, case in CASES.items():
+        for name, case in (CASES | {name: curved(kernel, name) for name in CURVES}).items():
             spec = dataclasses.replace(case, dtype=kernel.dtype)
-            if kernel.result != kernel.dtype:
-                spec = dataclasses.replace(spec, activation="silu", alpha=None)
             if kernel in convolution.able(spec, kernel.algorithm):
                 yield pytest.param(kernel, spec, id=f"{kernel.name}-{name}")
 
@@ -120,6 +131,12 @@ def check_filter(spec, kernel, run):
     bias = random(spec.out[3], 4, spec.dtype)
     inputs = {"x": x, "add": add} if spec.add else {"x": x}
     program = convolution.plan(spec, Weights(w), bias, None, kernel)
+    algorithms = [step.kernel.algorithm for step in program.steps]
+    if kernel.algorithm in winograd_f4.PRODUCTS:
+        assert algorithms[-1] == "winograd_f4_output"
+    else:
+        separate = kernel.algorithm == "depthwise" and spec.pool
+        assert algorithms == [kernel.algorithm] + ["max"] * separate
     y = run(program, spec.out, spec.dtype, **inputs)
 
     working = dataclasses.replace(spec, dtype="float32")

@@ -250,6 +250,9 @@ class Block:
     def smallest(self, a, b):
         return tuple(map(np.minimum, a, b)) if isinstance(a, tuple) else np.minimum(a, b)
 
+    def again(self, value):
+        return value
+
     def partner(self, value, mask):
         lanes = np.arange(self.threads)
         return self._lanes(value)[lanes ^ mask]
