@@ -3,9 +3,10 @@
 #
 #   make demo     segment held-out scenes with the trained networks; pictures in build/demo
 #   make test     all tests but the slow ones (test-all: these, too)
-#   make test-gpu all CUDA kernels on the first GPU
+#   make test-gpu all CUDA kernels on the first GPU (sanitize-gpu: under compute-sanitizer)
 #   make check    formatting, lint and types
-#   make bench    timings beside those of other libraries, and of start-up
+#   make bench    timings beside those of other libraries, and of start-up (bench-gpu: on a GPU,
+#                 beside the PyTorch for CUDA that has been installed into .venv)
 #   make clean    remove what was built (distclean: and .venv)
 
 PYTHON  ?= python3
@@ -18,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # CPUs and without which it cannot dilate a transposed convolution.
 QUIET_TENSORFLOW := CUDA_VISIBLE_DEVICES= TF_CPP_MIN_LOG_LEVEL=3 TF_ENABLE_ONEDNN_OPTS=1
 
-.PHONY: demo test test-all test-gpu check bench clean distclean
+.PHONY: demo test test-all test-gpu sanitize-gpu check bench bench-gpu clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo-installed
@@ -33,6 +34,9 @@ test-all: $(VENV)/.test-installed
 test-gpu: $(VENV)/.test-installed
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/python -m pytest -m gpu -rs tests/fastconv/cuda $(ARGS)
 
+sanitize-gpu: $(VENV)/.sanitize-installed
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/python -m tests.fastconv.cuda.sanitize $(ARGS)
+
 check: $(VENV)/.check-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +45,9 @@ check: $(VENV)/.check-installed
 bench: $(VENV)/.bench-installed
 	$(QUIET_TENSORFLOW) $(BIN)/python -m benchmarks.compare $(ARGS)
 	$(QUIET_TENSORFLOW) $(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,iqr,rounds
+
+bench-gpu: $(VENV)/.bench-gpu-installed
+	$(BIN)/python -m benchmarks.compare --device cuda $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache
@@ -58,7 +65,9 @@ $(BIN)/pip:
 $(VENV)/.demo-installed: EXTRAS := demo
 $(VENV)/.test-installed: EXTRAS := dev,verify,cuda
 $(VENV)/.check-installed: EXTRAS := dev
+$(VENV)/.sanitize-installed: EXTRAS := dev,cuda,sanitize
 $(VENV)/.bench-installed: EXTRAS := bench
+$(VENV)/.bench-gpu-installed: EXTRAS := bench-gpu
 
 $(VENV)/.%-installed: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) --editable '.[$(EXTRAS)]'

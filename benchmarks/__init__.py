@@ -7,6 +7,7 @@ Run from the root of the repository, on an otherwise idle machine::
     python -m benchmarks.compare --layers 3x3_deep,1x1_256_256_128 --engines fastconv,torch
     python -m benchmarks.compare --layers network:fcn8s   # all distinct layers of a network
     python -m benchmarks.compare --engines fastconv,fastconv-avx2   # what AVX-512 brings
+    python -m benchmarks.compare --device cuda            # on a GPU, see `benchmarks.gpu`
     python -m benchmarks.sweep                            # against map size and threads
     python -m benchmarks.scaling                          # a network against the picture's size
     python -m benchmarks.report FILE.json                 # text and plots of a result, again

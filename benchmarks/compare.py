@@ -124,8 +124,7 @@ def _layer(
     turns = [(n, v) for n, vs in found.items() for v, o in vs.items() if "rounds" in o]
     for i in range(rounds):
         progress(f"{layer.name}: round {i + 1} of {rounds}")
-        first = i % max(len(turns), 1)
-        for name, variant in turns[first:] + turns[:first]:
+        for name, variant in in_turn(turns, i):
             if name not in workers:
                 continue
             try:
@@ -134,6 +133,17 @@ def _layer(
             except WorkerError as error:
                 found[name][variant]["failed"] = str(error)
                 del workers[name]
+    return {**facts(layer), "engines": found}
+
+
+def in_turn(turns: list[Any], i: int) -> list[Any]:
+    """Those of round `i`: each round starts with another one, so that none has the best place."""
+    first = i % max(len(turns), 1)
+    return turns[first:] + turns[:first]
+
+
+def facts(layer: Layer) -> summary.Json:
+    """What a layer is and does."""
     return {
         "name": layer.name,
         "what": layer.what,
@@ -142,7 +152,6 @@ def _layer(
         "out": layer.out,
         "gflop": 1e-9 * layer.flops,
         "gbyte": 1e-9 * layer.nbytes,
-        "engines": found,
     }
 
 
@@ -207,11 +216,12 @@ def progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def folder() -> Path:
-    """Where the results of this machine go: ``results/<machine>``."""
-    found = machine()
-    name = f"{found['cpu']} {found['cpus']} cpus".lower()
-    return RESULTS / re.sub(r"[^a-z0-9]+", "-", name)
+def folder(name: str = "") -> Path:
+    """Where the results of a GPU go, or of this machine: ``results/<name>``."""
+    if not name:
+        found = machine()
+        name = f"{found['cpu']} {found['cpus']} cpus"
+    return RESULTS / re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -235,7 +245,17 @@ def check_options(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 1 where fastconv itself gave a wrong answer or none."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    where.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
+                       help="%(default)s; options of a GPU: --device cuda --help")  # fmt: skip
+    chosen, rest = where.parse_known_args(arguments)
+    if chosen.device == "cuda":
+        from benchmarks.gpu import main as on_gpu
+
+        return on_gpu.main(rest)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare", description=__doc__, parents=[where]
+    )
     parser.add_argument(
         "--layers",
         default="acceptance",
@@ -265,12 +285,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress("")
     path = options.out or folder() / f"threads{options.threads}.json"
     report.publish(result, path)
+    return int(peers.OURS in options.engines and not right(result))
+
+
+def right(result: summary.Json) -> bool:
+    """Whether fastconv has a time on every layer; says which have none."""
     wrong = [layer["name"] for layer in summary.layers(result)
              if summary.best(layer, peers.OURS) is None]  # fmt: skip
-    if peers.OURS in options.engines and wrong:
+    if wrong:
         print(f"fastconv gave no right answer on {', '.join(wrong)}", file=sys.stderr)
-        return 1
-    return 0
+    return not wrong
 
 
 if __name__ == "__main__":

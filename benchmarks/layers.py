@@ -4,9 +4,10 @@ Shapes, padding and arithmetic so have one definition, and every engine is told 
 The rows are in `table`.
 """
 
+import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.graphs import Network
 from fastconv import shapes
+from fastconv.dtypes import ITEMSIZE
 from fastconv.memory import aligned_empty
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
@@ -59,6 +61,8 @@ class Layer:
     files : str
         Folder in which engines find their model files, or else write them; "" for none, so that
         models are made in memory.
+    dtype : str
+        Of images and weights.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Layer:
     network: str = ""
     goals: Goals | None = None
     files: str = ""
+    dtype: str = "float32"
 
     @property
     def x(self) -> Shape:
@@ -104,11 +109,11 @@ class Layer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that must move: input, weights and result, once and at four bytes a number."""
+        """Bytes that must move: input, weights and result, once; labels as wide as numbers."""
         weights = [step.w for step in self.steps if isinstance(step, Filter)]
         if self.whole is not None:
             weights = list(self.whole.graph.parameters().values())
-        return 4 * sum(map(math.prod, (self.x, *weights, self.out)))
+        return ITEMSIZE[self.dtype] * sum(map(math.prod, (self.x, *weights, self.out)))
 
     def input(self) -> Array:
         """The input: normal numbers, behind a ReLU unless they are pixels or class scores."""
@@ -116,7 +121,7 @@ class Layer:
         if self.x[3] > 4 and not isinstance(self.steps[0], ChannelOp):
             np.maximum(x, 0, out=x)
         aligned = aligned_empty(self.x, np.float32)  # what every engine allocates for itself
-        aligned[...] = x
+        aligned[...] = as_dtype(x, self.dtype)  # numbers of that type, in float32
         return aligned
 
     def weights(self) -> list[tuple[Array, ...]]:
@@ -136,7 +141,7 @@ class Layer:
             scale = np.float32(math.sqrt((2 if step.activation else 1) / max(fan_in, 1)))
             w = rng.standard_normal(step.w, dtype=np.float32) * scale
             bias = rng.standard_normal(step.out[3], dtype=np.float32) * np.float32(0.1)
-            found.append((w, bias))
+            found.append(tuple(as_dtype(a, self.dtype).astype(np.float32) for a in (w, bias)))
         return found
 
 
@@ -163,6 +168,22 @@ class LayerClass:
     def goals_of(self, layer: Layer) -> Goals | None:
         """What is promised of one of its layers."""
         return layer.goals or self.goals
+
+
+def batch(layer: Layer, n: int) -> Layer:
+    """The layer for `n` images, without goals; its name tells."""
+    steps = tuple(replace(step, x=(n, *step.x[1:])) for step in layer.steps)
+    name = f"{layer.name}_n{n}" if n > 1 else layer.name
+    if len(steps) == 1 and layer.whole is None:
+        name = step_name(steps[0])
+    return replace(layer, name=name, steps=steps, goals=None)
+
+
+def as_dtype(array: Array, dtype: str) -> Array:
+    """The array as one of that dtype, rounded; bfloat16 needs the package ml_dtypes."""
+    if dtype == "bfloat16":
+        importlib.import_module("ml_dtypes")  # which makes NumPy know it
+    return array.astype(dtype, copy=False)
 
 
 def is_argmax(step: Step) -> bool:

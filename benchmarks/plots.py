@@ -112,7 +112,8 @@ def _draw_roofline(figure: Any, result: Json) -> None:
     axes = figure.subplots()
     for one, marker in zip(roofline(result), "ox", strict=True):
         axes.plot(one.x, one.y, marker, label=one.name)
-    if peak := result.get("peak"):
+    peak = result.get("peak", {})
+    if {"gflops", "gbytes"} <= peak.keys():
         ridge = peak["gflops"] / peak["gbytes"]
         x = [0.01 * ridge, ridge, 100 * ridge]
         axes.plot(x, [min(peak["gflops"], v * peak["gbytes"]) for v in x], label="roofline")

@@ -1,6 +1,7 @@
 """Results as Markdown, made from the JSON alone: ``python -m benchmarks.report FILE.json...``."""
 
 import argparse
+import collections
 import json
 import statistics
 import sys
@@ -67,40 +68,55 @@ def _wanted(group: Json, goal: str) -> str:
 def group_table(result: Json, group: Json) -> str:
     """One row per layer of a class: every engine's time, and the ratios beside their goals."""
     names = engines(result, *SHOWN)
-    found = {goal: ratios(result, group, goal) for goal in PEER_KINDS}
+    judged = [goal for goal in PEER_KINDS if "gpu" not in result or goal == "all"]  # cuDNN chooses
+    found = {goal: ratios(result, group, goal) for goal in judged}
     rows = []
     for layer in group["layers"]:
         row = [f"{layer['name']}, {layer['what']}"]
         row += [str(t) if (t := best(layer, name)) else "-" for name in names]
-        for goal in PEER_KINDS:
+        for goal in judged:
             value, wanted = found[goal].get(layer["name"]), (layer["goals"] or {}).get(goal)
             row.append("-" if value is None else f"{value:.2f}")
             if value is not None and wanted is not None:
                 row[-1] += f" of {wanted}{'' if value >= wanted else ' NO'}"
         rows.append(row)
-    return table(["layer", *names, *(f"{goal} / ours" for goal in PEER_KINDS)], rows)
+    return table(["layer", *names, *(f"{goal} / ours" for goal in judged)], rows)
 
 
 def own(result: Json) -> str:
     """How near fastconv comes to the ceilings of the machine, and how well it chose."""
-    peak, rows = result.get("peak"), []
+    peak, rows = result.get("peak", {}), []
+    scale, flops = _arithmetic(result)
     for layer in layers(result):
         time = best(layer, OURS)
         if time is None:
             continue
         row = [layer["name"], f"{1e3 * time.median:.3g}"]
-        for unit, ceiling in (("gflop", "gflops"), ("gbyte", "gbytes")):
+        for unit, ceiling, per in (("gflop", "gflops", scale), ("gbyte", "gbytes", 1.0)):
             rate = layer[unit] / time.median
-            row.append(f"{rate:.1f}" if rate else "-")
-            row.append(f"{100 * rate / peak[ceiling]:.0f}%" if rate and peak else "-")
+            row.append(f"{per * rate:.1f}" if rate else "-")
+            row.append(f"{100 * rate / peak[ceiling]:.0f}%" if rate and ceiling in peak else "-")
         other = best_own(layer)
         row += [other.variant, f"{time.median / other.median:.2f}"] if other else ["-", "-"]
+        if "gpu" in result:
+            row.append(_kernels(layer, time.variant))
         rows.append(row)
-    return table(
-        ["fastconv", "ms", "GFLOP/s", "of FMA peak", "GB/s", "of copy", "best own",
-         "auto / best own"],
-        rows,
-    )  # fmt: skip
+    head = ["fastconv", "ms", flops, "of FMA peak", "GB/s", "of copy", "best own",
+            "auto / best own"]  # fmt: skip
+    if "gpu" in result:
+        head[3], head[7:] = "of peak", ["ours / best own", "kernel"]
+    return table(head, rows)
+
+
+def _arithmetic(result: Json) -> tuple[float, str]:
+    """What 1e9 operations a second are in the unit of the report, and that unit."""
+    return (1e-3, "TFLOP/s") if "gpu" in result else (1.0, "GFLOP/s")
+
+
+def _kernels(layer: Json, variant: str) -> str:
+    """Which kernels ran, and how many times where that is more than once."""
+    found = collections.Counter(layer["engines"][OURS][variant]["kernels"])
+    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in found.items()) or "-"
 
 
 def restricted(result: Json) -> str:
@@ -173,10 +189,26 @@ def notes(result: Json) -> str:
                 if "failed" in found:
                     lines.append(f"{where} did not run, {found['failed']}")
                 elif "rounds" not in found:
-                    lines.append(f"{where} not timed, error {found['error']:.1e}")
+                    outside = found.get("outside", 0)
+                    more = f", {outside} numbers outside of their bounds" if outside else ""
+                    lines.append(f"{where} not timed, error {found['error']:.1e}{more}")
+                elif "gpu" in result:
+                    lines += [f"{where} {odd}" for odd in _oddities_of_gpu(found, result)]
                 else:
                     lines += [f"{where} {odd}" for odd in _oddities(found, result["threads"])]
+    if "stopped" in result:
+        lines.append(f"* {result['stopped']}")
     return "\n".join(lines)
+
+
+def _oddities_of_gpu(found: Json, result: Json) -> list[str]:
+    odd = []
+    if found["error"] >= result["coarse"]:
+        odd.append(f"coarse, error {found['error']:.1e}")
+    time, host = statistics.median(turn["median"] for turn in found["rounds"]), found["host"]
+    if host > time:
+        odd.append(f"the host takes {1e6 * host:.0f} us to ask for {1e6 * time:.0f} us of work")
+    return odd
 
 
 def _oddities(found: Json, threads: int) -> list[str]:
@@ -194,8 +226,9 @@ def _oddities(found: Json, threads: int) -> list[str]:
 def origin(result: Json, threads: object) -> str:
     """Machine and date, and what a time is."""
     machine = result["machine"]
+    where = f"{machine['cpu']}, {machine['cpus']} CPUs, {threads} threads"
     return (
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {threads} threads; "
+        f"{_gpu(result) if 'gpu' in result else where}; "
         f"{machine['system']}, Python {machine['python']}, NumPy {machine['numpy']}, "
         f"Numba {machine['numba']}; {result['date']}, load {machine['load']}. "
         f"Milliseconds, median of {result['rounds']} interleaved rounds +- half the interquartile "
@@ -203,18 +236,39 @@ def origin(result: Json, threads: object) -> str:
     )
 
 
+def _gpu(result: Json) -> str:
+    gpu = result["gpu"]
+    clocks = [f"{name} {value}" for name, value in gpu["clocks"].items()]
+    return (
+        f"{result['precision']} on {gpu['name']}, capability {gpu['capability']}, "
+        f"{gpu['l2_bytes'] / 2**20:.0f} MiB of L2 cache, driver {gpu['driver']}, "
+        f"CUDA {gpu['cuda']}, PyTorch {gpu['torch']}, cuDNN {gpu['cudnn']}, "
+        f"{', '.join(clocks) or 'clocks unknown'}; host "
+        f"{result['machine']['cpu']}, {result['machine']['cpus']} CPUs"
+    )
+
+
 def heading(result: Json) -> str:
     """How to read the tables."""
-    text = (
-        f"{origin(result, result['threads'])} Ratios: time of the fastest engine that multiplies "
-        f"out every product (direct), or of all engines, over ours; above 1 we are faster."
+    whose = (
+        "the fastest engine that multiplies out every product (direct), or of all engines"
+        if "gpu" not in result
+        else "the fastest peer at the same precision"
     )
-    if "peak" in result:
-        text += (
-            f" Ceilings: {result['peak']['gflops']:.0f} GFLOP/s of FMAs, "
-            f"{result['peak']['gbytes']:.1f} GB/s of a copy, read and written."
-        )
-    return text
+    text = (
+        f"{origin(result, result.get('threads'))} Ratios: time of {whose}, over ours; above 1 we "
+        f"are faster."
+    )
+    return text + _ceilings(result)
+
+
+def _ceilings(result: Json) -> str:
+    peak, (scale, unit), found = result.get("peak", {}), _arithmetic(result), []
+    if "gflops" in peak:
+        found.append(f"{scale * peak['gflops']:.0f} {unit} of {peak.get('what', 'FMAs')}")
+    if "gbytes" in peak:
+        found.append(f"{peak['gbytes']:.1f} GB/s of a copy, read and written")
+    return f" Ceilings: {', '.join(found)}." if found else ""
 
 
 def markdown(result: Json) -> str:

@@ -49,15 +49,20 @@ def times(layer: Json, engine: str) -> list[Time]:
 
 
 def best(layer: Json, engine: str) -> Time | None:
-    """The fastest variant of a peer, or what fastconv chose by itself; None where none ran."""
+    """The fastest variant of a peer, or what counts of fastconv; None where none ran."""
     found = times(layer, engine)
     chooses = engine in (OURS, AVX2)
-    return min((t for t in found if not chooses or t.variant == AUTO), default=None)
+    return min((t for t in found if not chooses or t.variant == counts(layer)), default=None)
+
+
+def counts(layer: Json) -> str:
+    """The variant of fastconv that counts: what it chose by itself, or a GPU's precision."""
+    return str(layer.get("counts", AUTO))
 
 
 def best_own(layer: Json) -> Time | None:
-    """The fastest of our algorithms that were asked for by name."""
-    return min((t for t in times(layer, OURS) if t.variant != AUTO), default=None)
+    """The fastest of our algorithms that were asked for by name, but the one that counts."""
+    return min((t for t in times(layer, OURS) if t.variant != counts(layer)), default=None)
 
 
 def fastest(layer: Json, names: Sequence[str]) -> tuple[Time, str] | None:

@@ -1,11 +1,11 @@
 """fastconv: what the others are compared with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import fastconv
-from benchmarks.layers import Array, Layer, Step, is_global
+from benchmarks.layers import Array, Layer, Step, as_dtype, is_global
 from benchmarks.peers import AUTO, Program
 from fastconv import cpu
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
@@ -54,41 +54,44 @@ def algorithms(layer: Layer) -> list[str]:
     return [name for name in cpu.NAMES if name == AUTO or name in able]
 
 
-def calls(layer: Layer, threads: int, algorithm: str = AUTO) -> list[Callable[..., Array]]:
+def calls(
+    layer: Layer, threads: int | None, algorithm: str = AUTO, device: str = "cpu"
+) -> list[Callable[..., Array]]:
     """Each step as a function of ``(x, out=None)``; a `fastconv.Plan` where weights are packed."""
     return [
-        _call(step, arrays, algorithm, threads)
+        call(step, [as_dtype(a, layer.dtype) for a in arrays], algorithm, threads, device)
         for step, arrays in zip(layer.steps, layer.weights(), strict=True)
     ]
 
 
-def _call(
-    step: Step, arrays: tuple[Array, ...], algorithm: str, threads: int
+def call(
+    step: Step, arrays: Sequence[Array], algorithm: str, threads: int | None, device: str
 ) -> Callable[..., Array]:
+    """As `calls`, of one step; its weights and bias have the dtype of the images."""
+    where: Any = {"num_threads": threads, "device": device}
     match step:
         case Conv2d():
             return fastconv.plan_conv2d(
                 step.x, *arrays, stride=step.stride, padding=step.pad, dilation=step.dilation,
                 groups=step.groups, activation=step.activation, pool=step.pool,
-                algorithm=algorithm, num_threads=threads,
+                algorithm=algorithm, **where,
             )  # fmt: skip
         case ConvTranspose2d():
             crop = [(before, max(after, 0)) for before, after in step.pad]
             return fastconv.plan_conv2d_transpose(
                 step.x, *arrays, stride=step.stride, padding=crop, output_shape=step.out_hw,
-                dilation=step.dilation, groups=step.groups, activation=step.activation,
-                num_threads=threads,
+                dilation=step.dilation, groups=step.groups, activation=step.activation, **where,
             )  # fmt: skip
         case Pool2d() if is_global(step):
             whole: Any = getattr(fastconv, f"global_{step.op}")
-            return lambda x, out=None: whole(x, num_threads=threads)  # noqa: ARG005
+            return lambda x, out=None: whole(x, **where)  # noqa: ARG005
         case Pool2d():
             return partial(
                 getattr(fastconv, step.op), size=step.size, stride=step.stride, padding=step.pad,
-                num_threads=threads,
+                **where,
             )  # fmt: skip
         case Resize2d():
-            return partial(fastconv.resize2d, size=step.size, num_threads=threads)
+            return partial(fastconv.resize2d, size=step.size, **where)
         case ChannelOp():
-            return partial(getattr(fastconv, step.kind), num_threads=threads)
+            return partial(getattr(fastconv, step.kind), **where)
     raise TypeError(f"no function for {step}")

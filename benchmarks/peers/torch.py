@@ -29,16 +29,7 @@ class Engine:
         return {name: partial(self._build, layer, name) for name in names}
 
     def _build(self, layer: Layer, variant: str) -> Program:
-        torch = self.torch
-        steps = zip(layer.steps, layer.weights(), strict=True)
-        traced = layer.file("model.pt", lambda path: self._trace(layer, path))
-        if traced is not None:
-            network = torch.jit.load(str(traced)).eval()
-        elif layer.whole is not None:
-            network = self._network(layer.whole).eval()
-        else:
-            modules = [m for step, arrays in steps for m in self._modules(step, *arrays)]
-            network = torch.nn.Sequential(*modules).eval()
+        torch, network = self.torch, self.network(layer)
         layout = torch.channels_last if variant == "channels_last" else torch.contiguous_format
         x = torch.from_numpy(layer.input()).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         network = network.to(memory_format=layout)
@@ -52,6 +43,17 @@ class Engine:
                 return network(x)
 
         return Program(run, lambda y: to_nhwc(np.asarray(y.to_dense())))
+
+    def network(self, layer: Layer) -> Any:
+        """The layer as a module; a file has its traced form."""
+        traced = layer.file("model.pt", lambda path: self._trace(layer, path))
+        if traced is not None:
+            return self.torch.jit.load(str(traced)).eval()
+        if layer.whole is not None:
+            return self._network(layer.whole).eval()
+        steps = zip(layer.steps, layer.weights(), strict=True)
+        modules = [m for step, arrays in steps for m in self._modules(step, *arrays)]
+        return self.torch.nn.Sequential(*modules).eval()
 
     def _trace(self, layer: Layer, path: Path) -> None:
         assert layer.whole is not None
