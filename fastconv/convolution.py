@@ -63,7 +63,8 @@ def conv2d(
         one there; NumPy arrays are copied there and back. A GPU has "direct", "winograd_f2",
         "winograd_f4" and, on its tensor cores, "tf32x3" (errors near those of float32, but an
         infinity becomes NaN), "winograd_f4_tf32x3" with such products, "tf32" and, for 16-bit
-        images, "tensor"; "auto" never takes "tf32".
+        images, "tensor" or, on capability 9.0 alone, "wgmma" and "wgmma_tma"; "auto" never takes
+        "tf32" and "wgmma_tma".
     num_threads : int, optional
         Default: `get_num_threads`. The result has the same bits for any number.
     out : ndarray, optional

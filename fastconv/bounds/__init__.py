@@ -99,7 +99,8 @@ def conv2d(
         `activation` goes on where it is none.
     algorithm : "direct", "winograd_f2", "winograd_f3", "winograd_f4" or "winograd_f6"
         Or one of a GPU's tensor cores, "tf32", "tf32x3", "winograd_f4_tf32x3" or, of 16-bit
-        operands, "tensor", for which both kinds of bounds are the guaranteed one.
+        operands, "tensor", "wgmma" and "wgmma_tma", for which both kinds of bounds are the
+        guaranteed one.
     add : array_like, shape ``spec.conv_out``, optional
         Added after the bias.
     kind : "guaranteed" or "probabilistic"

@@ -32,6 +32,8 @@ class Tensor:
 
 TENSOR = {
     "tensor": Tensor(CUT, 0.0),
+    "wgmma": Tensor(CUT, 0.0),
+    "wgmma_tma": Tensor(CUT, 0.0),
     "tf32": Tensor(CUT, 2 * 2.0**-11 + 2.0**-22),
     # The three products' magnitudes together are up to 1.01 that of the whole.
     "tf32x3": Tensor(3 * 1.01 * CUT, 2 * 2.0**-21 + 2.0**-22 + 2.0**-30),

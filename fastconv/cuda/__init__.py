@@ -17,8 +17,9 @@ __all__ = ["NAMES", "Backend", "describe", "on", "unavailable"]
 
 NAMES = (
     "auto", "direct", "winograd_f2", "winograd_f4", "winograd_f4_tf32x3", "tf32x3", "tf32",
-    "tensor",
+    "tensor", "wgmma", "wgmma_tma",
 )  # fmt: skip
+WIDE_BLOCKS = 64  # output channels; with fewer, "wgmma" would mostly multiply zeros
 
 # GPUs whose tensor cores multiply TF32 at more than three times the rate of float32 (A100, H100,
 # B200, by their data sheets). On others "tf32x3" would be slower than the float32 units.
@@ -101,7 +102,12 @@ class Backend:
 
     def _choose(self, spec: Conv2d | ConvTranspose2d, algorithm: str) -> tuple[str, str]:
         """Name of a kernel's algorithm, and the reason."""
-        names = {name: bool(self._filters.able(spec, name)) for name in ("depthwise", *NAMES[1:])}
+        capability = self.gpu.capability
+        names = {
+            name: any(kernel.runs_on(capability) for kernel in self._filters.able(spec, name))
+            for name in ("depthwise", *NAMES[1:])
+        }
+        outputs = spec.out[3] // spec.groups
         if algorithm == "direct" and names["depthwise"]:
             return "depthwise", "as asked"
         if algorithm != "auto":
@@ -113,10 +119,12 @@ class Backend:
             return algorithm, "as asked"
         if names["depthwise"]:
             return "depthwise", "each channel is by itself"
+        if names["wgmma"] and outputs >= WIDE_BLOCKS:
+            return "wgmma", "16 bits on this architecture; not measured"
         if names["tensor"]:
             return "tensor", "16 bits; not measured"
-        channels = min(spec.x[3], spec.out[3]) // spec.groups
-        for name, least in AUTOMATIC[self.gpu.capability in FAST_TF32]:
+        channels = min(spec.x[3] // spec.groups, outputs)
+        for name, least in AUTOMATIC[capability in FAST_TF32]:
             if names[name] and channels >= least:
                 return name, "by this GPU's data sheet; not measured"
         return "direct", "none other can serve, or few channels; not measured"
@@ -147,4 +155,14 @@ def _needs(algorithm: str) -> str:
         return "it needs float32 images and a 3x3 kernel without stride, dilation or groups"
     if algorithm == "tensor":
         return "it needs 16-bit images and a multiple of 8 channels in a group"
+    if algorithm == "wgmma":
+        return (
+            "it needs a GPU of compute capability 9.0, 16-bit images and a multiple of 8 channels "
+            "in a group"
+        )
+    if algorithm == "wgmma_tma":
+        return (
+            "it needs a GPU of compute capability 9.0, 16-bit images, a multiple of 64 channels in "
+            "a group, strides up to 8 and pixels of taps less than 128 away"
+        )
     return "it needs float32 images and a multiple of 4 channels in a group"

@@ -9,14 +9,12 @@ import threading
 import types
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from fastconv import disk
-from fastconv.cuda.device import INSTALL, LEAST
-from fastconv.cuda.kernels import Kernel
+from fastconv.cuda.device import INSTALL
+from fastconv.cuda.kernels import Capability, Kernel
 
-Capability = tuple[Any, ...]  # (9, 0), or (9, 0, "a") for what only this architecture has
 LOCK = threading.Lock()
 
 
@@ -49,15 +47,15 @@ def architecture(capability: Capability) -> str:
 
 @functools.cache
 def to_ptx(kernel: Kernel) -> str:
-    """PTX text of a kernel, which the assembler makes code of for any GPU from `LEAST` on."""
+    """PTX text of a kernel, which the assembler makes code of for any GPU that can run it."""
     from numba import cuda
 
     # A kernel that calls another function asks the current device for its capability.
-    device = types.SimpleNamespace(compute_capability=LEAST)
+    device = types.SimpleNamespace(compute_capability=kernel.needs[:2])
     current = mock.patch("numba.cuda.dispatcher.get_current_device", return_value=device)
     with LOCK, current:
         ptx, _ = cuda.compile(
-            kernel.function, kernel.signature, device=False, abi="numba", cc=LEAST,
+            kernel.function, kernel.signature, device=False, abi="numba", cc=kernel.needs,
             launch_bounds=(kernel.threads, kernel.blocks),
         )  # fmt: skip
     return str(ptx)
@@ -100,6 +98,7 @@ def cache_folder() -> Path | None:
 
 def cubin(kernel: Kernel, capability: Capability) -> tuple[str, bytes]:
     """Name and machine code of a kernel for a GPU; compiled, or read from the cache."""
+    capability = kernel.target(capability)
     folder = cache_folder()
     file = folder / f"{kernel.name}-{architecture(capability)}.cubin" if folder else None
     kept = disk.read(file)

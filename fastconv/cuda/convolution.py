@@ -7,7 +7,7 @@ import numpy as np
 
 from fastconv.activations import ACTIVATIONS
 from fastconv.cook_toom import transform_weights
-from fastconv.cuda import kernels, pixels, product, winograd, winograd_f4
+from fastconv.cuda import im2col, kernels, pixels, product, winograd, winograd_f4
 from fastconv.cuda.activations import CURVES
 from fastconv.cuda.kernels import Kernel
 from fastconv.cuda.program import (
@@ -43,6 +43,8 @@ def able(spec: Filter, algorithm: str) -> list[Kernel]:
         plain = (3, 3), (1, 1), (1, 1), 1
         if (spec.w[:2], spec.stride, spec.dilation, spec.groups) != plain:
             return []
+    if algorithm == "wgmma_tma" and not im2col.of(spec).possible:
+        return []
     return [k for k in rows if inputs % k.unit == 0]
 
 
@@ -81,7 +83,10 @@ def plan(
         constants, packed = constants | end, constants["w"]
 
         def first(x: str, y: str) -> Step:
-            return Step(kernel, grid, constants, {"x": x, "add": "add" if spec.add else x, "y": y})
+            buffers = {"x": x, "add": "add" if spec.add else x, "y": y}
+            if "tensor_map" in constants:  # which has the address of the image
+                del buffers["x"]
+            return Step(kernel, grid, constants, buffers)
 
         stage = Stage(first, spec.out if constants.get("pool") else shape, kernel.result)
 
@@ -121,9 +126,12 @@ def _product(
     shape: tuple[int, ...],
 ) -> tuple[tuple[int, int, int], dict[str, Any]]:  # fmt: skip
     """Grid and constants of a matrix product; `w` is as `product.product` wants it."""
-    made = product.product(spec, w, kernel.unit, kernel.part)
+    by_parts = kernel.algorithm in ("wgmma", "wgmma_tma")
+    made = product.product(spec, w, kernel.unit, kernel.part, by_parts)
     check_sizes(op, made.weights.shape)
-    groups, (_, oh, ow, k), pool = spec.groups, shape, _pool(spec)
+    groups, (_, oh, ow, k) = spec.groups, shape
+    by_tiles = kernel.algorithm == "wgmma_tma"
+    pool = 0 if by_tiles else _pool(spec)
     rows, cols = (size >> pool for size in made.positions)
     positions = spec.x[0] * rows * cols << 2 * pool
     columns = made.weights.shape[3]
@@ -132,11 +140,16 @@ def _product(
         "slopes": product.columns(slopes, _slope(spec), groups, k, columns),
         "table": made.table, "steps": made.steps, "height": spec.x[1], "width": spec.x[2],
         "c": spec.x[3], "inputs": spec.x[3] // groups, "k": k, "outputs": k // groups,
-        "packed": columns, "depth": made.weights.shape[2], "positions": positions,
+        "packed": columns, "depth": made.depth, "positions": positions,
         "rows": rows, "cols": cols, "down": made.step[0], "right": made.step[1], "oh": oh,
         "ow": ow, "out_down": made.out_step[0], "out_right": made.out_step[1], "pool": pool,
         "groups": groups,
     }  # fmt: skip
+    if by_tiles:
+        seen = im2col.of(spec)
+        constants |= {"tensor_map": seen, "top": seen.first[0], "left": seen.first[1]}
+        for name in ("height", "width", "c", "pool"):
+            del constants[name]
     across = -(-(k // groups) // kernel.columns)
     return blocks(op, -(-positions // ROWS), across, len(made.steps) * groups), constants
 

@@ -234,6 +234,31 @@ class Gpu:
             if array.stream is not None and array.stream > 1:  # 1 is the default stream
                 _ask(self._driver.cuStreamSynchronize(array.stream))
 
+    def tensor_map(self, seen: Any, pointer: int) -> np.ndarray:
+        """An `im2col.Im2col` of the image at this address, as copies on a GPU read it."""
+        driver = self._driver
+        n, h, w, c = seen.shape
+        kinds, size = driver.CUtensorMapDataType, 2
+        kind = {
+            "float16": kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            "bfloat16": kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        }[seen.dtype]
+        sizes = [driver.cuuint64_t(s) for s in (c, w, h, n)]
+        strides = [driver.cuuint64_t(size * s) for s in (c, w * c, h * w * c)]
+        steps = [driver.cuuint32_t(s) for s in (1, *seen.step[::-1], 1)]
+        corners = list(seen.first[::-1]), list(seen.beyond[::-1])  # the column first
+        made = _ask(
+            driver.cuTensorMapEncodeIm2col(
+                kind, len(sizes), pointer, sizes, strides, *corners, seen.channels, seen.pixels,
+                steps,
+                driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+                driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+                driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        )  # fmt: skip
+        return np.array([int(word) for word in made.opaque], np.uint64)
+
     def launch(self, kernel: Any, grid: tuple[int, int, int], arguments: list[Any]) -> None:
         """Start a kernel; arrays are their addresses."""
         with self:

@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from fastconv.cuda import pixels
+from fastconv.cuda.im2col import Im2col
 from fastconv.cuda.program import Program
 from fastconv.dtypes import ITEMSIZE
 from fastconv.gpu import GpuArray
@@ -36,6 +37,7 @@ class Executor:
         self.gpu = gpu
         self._program = program
         self._constants: dict[int, GpuArray] = {}  # by the id of the array that they copy
+        self._maps: dict[tuple[Im2col, int], GpuArray] = {}
 
     def scratch_bytes(self, threads: int) -> int:
         """Memory on the GPU for what one step hands to the next."""
@@ -58,6 +60,8 @@ class Executor:
             places[name] = self.gpu.array((flat,), np.dtype(np.uint8))
 
         def find(what: Any) -> int:
+            if isinstance(what, Im2col):
+                return self._tensor_map(what, places["x"].pointer).pointer
             if isinstance(what, np.ndarray):
                 return self._constant(what).pointer
             pointer: int = places[what].pointer
@@ -75,6 +79,12 @@ class Executor:
             return array
         copy: GpuArray = self.gpu.upload(array)
         return copy
+
+    def _tensor_map(self, seen: Im2col, pointer: int) -> GpuArray:
+        """The tensor map of an array at this address. Addresses recur, so it is kept."""
+        if (seen, pointer) not in self._maps:
+            self._maps[seen, pointer] = self.gpu.upload(self.gpu.tensor_map(seen, pointer))
+        return self._maps[seen, pointer]
 
     def _constant(self, array: np.ndarray) -> GpuArray:
         """The copy of an array that the program keeps, so that no other has its id."""

@@ -10,7 +10,16 @@ from numba import cuda
 from numba.cuda.types import int32
 
 from fastconv.cuda.activations import clamp, curves
-from fastconv.cuda.ptx import largest, load1, load4, store1, store4, udivmod
+from fastconv.cuda.ptx import (
+    again,
+    largest,
+    load1,
+    load4,
+    load_shared4,
+    store1,
+    store4,
+    udivmod,
+)
 
 
 @cuda.jit(device=True)
@@ -134,3 +143,29 @@ def put4x4(y, add, bias, slopes, m, channel, phase, group, sums, to, end):
         write4(y, int32((m >> 2) * k + channel), most(values), left, wide, on_a)
     else:
         write4x4(y, values, places, on, left, wide)
+
+
+def put_block(rows, columns, threads):
+    """How a block's threads finish and write its sums, which are in shared memory.
+
+    A line of sums takes ``columns + 8`` words there. Each thread has 4 channels.
+    """
+    line = columns + 8
+    at_once = threads * 4 // columns  # lines, times 4
+
+    @cuda.jit(device=True)
+    def put(shared, y, add, bias, slopes, first, column, phase, group, to, end):
+        # Without `again` what it gives would take registers of the loop before.
+        row, chunk = udivmod(again(int32(cuda.threadIdx.x)), int32(columns // 4))
+        channel = int32(column + 4 * chunk)
+        for i in range(rows // 4 // at_once):
+            r = int32((row + i * at_once) * 4)
+            at = int32(r * line + 4 * chunk)
+            sums = (
+                load_shared4(shared, at), load_shared4(shared, int32(at + line)),
+                load_shared4(shared, int32(at + 2 * line)),
+                load_shared4(shared, int32(at + 3 * line)),
+            )  # fmt: skip
+            put4x4(y, add, bias, slopes, int32(first + r), channel, phase, group, sums, to, end)
+
+    return put

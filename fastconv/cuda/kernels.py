@@ -15,10 +15,15 @@ from fastconv.cuda import (
     reduction,
     simt,
     tensor,
+    wgmma,
+    wgmma_tma,
     windows,
     winograd,
     winograd_f4,
 )
+from fastconv.cuda.device import LEAST
+
+Capability = tuple[Any, ...]  # (9, 0), or (9, 0, "a") for what only this architecture has
 
 # What an array of numbers is to a kernel. Pointers to uint16 are to bfloat16 numbers.
 POINTERS = {
@@ -34,6 +39,7 @@ ARRAYS = {
     "bias": "float32", "slopes": "float32", "table": "int32", "steps": "int32",
     "row_counts": "float32", "col_counts": "float32", "row_taps": "int32", "col_taps": "int32",
     "row_weights": "float32", "col_weights": "float32", "indices": "int64",
+    "tensor_map": "uint8",
 }  # fmt: skip
 FLOATS = {"low", "high", "alpha", "divisor"}  # of the numbers; the others are int32
 
@@ -65,6 +71,8 @@ class Kernel:
         Bytes of dynamic shared memory.
     result : str
         The dtype of the result.
+    needs : tuple
+        Least capability of a GPU, or the only one, if it ends with "a".
     """
 
     name: str
@@ -80,6 +88,16 @@ class Kernel:
     columns: int = 1
     shared: int = 0
     result: str = ""
+    needs: Capability = LEAST
+
+    def runs_on(self, capability: Capability) -> bool:
+        """Whether a GPU of this capability can run it."""
+        only = len(self.needs) > 2
+        return capability[:2] == self.needs[:2] if only else capability[:2] >= self.needs
+
+    def target(self, capability: Capability) -> Capability:
+        """What to make its machine code for where the GPU has this capability."""
+        return self.needs if len(self.needs) > 2 else capability
 
     @functools.cached_property
     def function(self) -> Any:
@@ -126,6 +144,23 @@ def _tensor(algorithm: str, dtype: str, columns: int) -> Kernel:
         {opcode: products, "LDGSTS.E.BYPASS.128": 8, "LDSM": 4, "STG.E.": 1},
         unit=tensor.UNIT[kind], part=tensor.part(kind), columns=columns,
         shared=tensor.shared_bytes(kind, columns), result=dtype,
+    )  # fmt: skip
+
+
+def _wgmma(algorithm: str, dtype: str, columns: int) -> Kernel:
+    make, shared, unit = wgmma.make, wgmma.shared_bytes(columns), wgmma.UNIT
+    copies = {"LDGSTS.E.BYPASS.128": 2 * (4 + columns // 32), "FENCE.VIEW.ASYNC": 1}
+    if algorithm == "wgmma_tma":
+        make, shared, unit = wgmma_tma.make, wgmma_tma.shared_bytes(columns), wgmma.PART
+        copies = {"UTMALDG.4D.IM2COL": 2, "UBLKCP": 2, "SYNCS.PHASECHK": 1, "UTMACCTL": 1}
+    blocks, registers = (1, 255) if columns == 256 else (2, 128)
+    opcode = f"HGMMA.64x{columns}x16.F32" + ".BF16" * (dtype == "bfloat16")
+    return Kernel(
+        f"{algorithm}_{dtype}_{columns}", algorithm, dtype,
+        functools.partial(make, dtype, columns), wgmma.THREADS, blocks, registers,
+        {opcode: 4, "WARPGROUP.DEPBAR": 2, "STG.E.": 1, **copies},
+        unit=unit, part=wgmma.PART, columns=columns, shared=shared, result=dtype,
+        needs=(9, 0, "a"),
     )  # fmt: skip
 
 
@@ -230,6 +265,12 @@ KERNELS: tuple[Kernel, ...] = (
     *(_simt(dtype, 32, 1) for dtype in HALVES),
     *(_tensor(name, "float32", columns) for name in ("tf32x3", "tf32") for columns in (128, 64)),
     *(_tensor("tensor", dtype, columns) for dtype in HALVES for columns in (128, 64)),
+    *(
+        _wgmma(algorithm, dtype, columns)
+        for algorithm in ("wgmma", "wgmma_tma")
+        for dtype in HALVES
+        for columns in (256, 128, 64)
+    ),
     Kernel(
         "winograd_f2_float32", "winograd_f2", "float32", winograd.make, winograd.THREADS, 1, 255,
         {"FFMA": 1024, "LDS.128": 64, "LDGSTS.E.BYPASS.128": 16}, columns=winograd.COLUMNS,

@@ -32,10 +32,13 @@ class Product:
     ----------
     table : (entries, 4) int32
         Of each phase in turn: row and column relative to a position's, offset of the number,
-        nothing.
+        its channel in the group.
     steps : (phases,) int32
         Number of parts of the depth that hold taps.
+    depth : int
+        Of a phase, filled up.
     weights : (phases, groups, depth, columns), dtype of the spec
+        Or (phases, groups, parts, columns, part).
     step, out_step : (int, int)
         Input pixels from a position to the next, and output pixels.
     positions : (int, int)
@@ -44,6 +47,7 @@ class Product:
 
     table: np.ndarray
     steps: np.ndarray
+    depth: int
     weights: np.ndarray
     step: Pair
     out_step: Pair
@@ -51,7 +55,11 @@ class Product:
 
 
 def product(
-    spec: Conv2d | ConvTranspose2d, w: Weights | np.ndarray, unit: int, part: int
+    spec: Conv2d | ConvTranspose2d,
+    w: Weights | np.ndarray,
+    unit: int,
+    part: int,
+    by_parts: bool = False,
 ) -> Product:
     """Tables and packed weights.
 
@@ -63,19 +71,21 @@ def product(
         Numbers that a table's entry stands for: 1, or a divisor of a group's channels.
     part : int
         The depth of each phase is filled up with zeros to a multiple of this.
+    by_parts : bool
+        In the packed weights a part of one column is contiguous, and so is a part of all columns,
+        as products of warpgroups read them.
     """
-    transposed = isinstance(spec, ConvTranspose2d)
     c, inputs = spec.x[3], spec.x[3] // spec.groups
-    step, out_step = ((1, 1), spec.stride) if transposed else (spec.stride, (1, 1))
-    met = [_taps(spec, origin) for origin in np.ndindex(*out_step)]
-    phases = tuple(tuple(tap for tap, _, _ in taps) for taps in met)
-    layout = phases, spec.groups, transposed, part
+    step, out_step, positions, met = phases(spec)
+    taps_of = tuple(tuple(tap for tap, _, _ in taps) for taps in met)
+    layout = taps_of, spec.groups, isinstance(spec, ConvTranspose2d), part, by_parts
     if isinstance(w, Weights):
         weights = w.packed(("cuda", *layout), lambda array: pack(array, *layout))
     else:
         weights = w
 
-    depth, first = weights.shape[2], np.arange(0, inputs, unit)
+    depth = weights.shape[2] * (part if by_parts else 1)
+    first = np.arange(0, inputs, unit)
     table = np.zeros(((len(met) * depth + AHEAD * part) // unit, 4), np.int32)
     table[:, 0] = OUTSIDE
     for phase, taps in enumerate(met):
@@ -84,16 +94,29 @@ def product(
             entries = table[at : at + len(first)]
             entries[:, 0], entries[:, 1] = row, column
             entries[:, 2] = (row * spec.x[2] + column) * c + first
+            entries[:, 3] = first
     steps = np.array([-(-len(taps) * inputs // part) for taps in met], np.int32)
+    return Product(table, steps, depth, weights, step, out_step, positions)
+
+
+def phases(spec: Conv2d | ConvTranspose2d) -> tuple[Pair, Pair, Pair, list[Any]]:
+    """Input and output pixels from a position to the next, how many positions, and `_taps`."""
+    transposed = isinstance(spec, ConvTranspose2d)
+    step, out_step = ((1, 1), spec.stride) if transposed else (spec.stride, (1, 1))
     hw = (spec.conv_out if isinstance(spec, Conv2d) else spec.out)[1:3]
     rows, cols = (-(-size // apart) for size, apart in zip(hw, out_step, strict=True))
-    return Product(table, steps, weights, step, out_step, (rows, cols))
+    met = [_taps(spec, origin) for origin in np.ndindex(*out_step)]
+    return step, out_step, (rows, cols), met
 
 
 def pack(
-    w: np.ndarray, phases: tuple[tuple[Pair, ...], ...], groups: int, transposed: bool, part: int
-) -> np.ndarray:
+    w: np.ndarray, phases: tuple[tuple[Pair, ...], ...], groups: int, transposed: bool, part: int,
+    by_parts: bool,
+) -> np.ndarray:  # fmt: skip
     """Weights of each phase and group, [depth, output channels], where a phase has these taps.
+
+    `by_parts`: [parts of the depth, output channels, part], where chunk j of channel i, an eighth
+    of the part, is at ``j ^ (i & 7)``.
 
     Of a convolution `w` is (kh, kw, c / groups, k), of a transposed one (kh, kw, k / groups, c).
     """
@@ -110,6 +133,13 @@ def pack(
     for phase, taps in enumerate(phases):
         for i, tap in enumerate(taps):
             packed[phase, :, i * inputs : (i + 1) * inputs, :outputs] = apart[tap]
+    if by_parts:
+        parts = packed.reshape(*packed.shape[:2], depth // part, part, packed.shape[3])
+        shape = packed.shape[3] // 8, 8, 8, part // 8
+        chunks = parts.swapaxes(3, 4).reshape(*parts.shape[:3], *shape)
+        eight = np.arange(8)
+        swizzled = chunks[..., eight[:, None], eight ^ eight[:, None], :]
+        return swizzled.reshape(*parts.shape[:3], packed.shape[3], part)
     return packed
 
 

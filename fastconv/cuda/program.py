@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv.cuda.im2col import Im2col
 from fastconv.cuda.kernels import IMAGE_TYPES, Kernel
 
 LARGEST = 2**31 - 512  # kernels count in 32 bits, and threads past the end do, too
@@ -23,7 +24,8 @@ class Step:
     grid : (int, int, int)
         Blocks.
     constants : dict
-        Parameters that are the same in every run: numbers, and arrays that stay on the device.
+        Parameters that are the same in every run: numbers, arrays that stay on the device, and how
+        copies see the program's array "x".
     buffers : dict
         The other parameters: their names, and those of the program's arrays.
     """
@@ -40,10 +42,13 @@ class Step:
             raise TypeError(f"{self.kernel.name}: parameters missing or unknown: {wrong}")
 
     def arguments(self, find: Callable[[Any], Any]) -> list[Any]:
-        """Arguments in order; `find` gives what stands for an array or for a buffer's name."""
+        """Arguments in order.
+
+        `find` gives what stands for an array, for a buffer's name, or for a view of "x".
+        """
         found = {name: find(buffer) for name, buffer in self.buffers.items()}
         for name, value in self.constants.items():
-            found[name] = find(value) if isinstance(value, np.ndarray) else value
+            found[name] = find(value) if isinstance(value, (np.ndarray, Im2col)) else value
         return [found[name] for name in self.kernel.parameters]
 
 

@@ -14,16 +14,14 @@ of row i of 16-bit weights at ``j ^ (i & 7)``, so that no access meets a bank tw
 from numba import cuda
 from numba.cuda.types import float32, int32
 
-from fastconv.cuda.finish import position, put4x4
+from fastconv.cuda.finish import position, put_block
 from fastconv.cuda.product import OUTSIDE
 from fastconv.cuda.ptx import (
-    again,
     close_group,
     copy16,
     load_entry,
     load_int,
     load_shared,
-    load_shared4,
     matrices,
     matrices_transposed,
     multiply_bf16,
@@ -60,6 +58,15 @@ def shared_bytes(kind, columns):
     return 4 * max(STAGES * stage, ROWS * (columns + 8))
 
 
+@cuda.jit(device=True)
+def place(m, positions, rows, cols, pool, down, right, height, width, c, first):
+    """Where a position's numbers are: offset, row and column."""
+    n, i, j = position(m, rows, cols, pool)
+    row, column = int32(i * down), int32(j * right)
+    base = int32(((n * height + row) * width + column) * c + first)
+    return base, select(m < positions, row, int32(OUTSIDE)), column
+
+
 def make(kind, columns):
     """The kernel for blocks of 128 or 64 output channels."""
     unit, depth_of_part, line = UNIT[kind], part(kind), _line(kind, columns)
@@ -74,6 +81,7 @@ def make(kind, columns):
     passes = depth_of_part // lines
     sums_line = columns + 8
     ahead, newest = STAGES - 1, STAGES - 2
+    put = put_block(ROWS, columns, THREADS)
 
     @cuda.jit(device=True)
     def right16(d, shared, b):
@@ -154,14 +162,6 @@ def make(kind, columns):
         close_group()
 
     @cuda.jit(device=True)
-    def place(m, positions, rows, cols, pool, down, right, height, width, c, first):
-        """Where a position's numbers are: offset, row and column."""
-        n, i, j = position(m, rows, cols, pool)
-        row, column = int32(i * down), int32(j * right)
-        base = int32(((n * height + row) * width + column) * c + first)
-        return base, select(m < positions, row, int32(OUTSIDE)), column
-
-    @cuda.jit(device=True)
     def keep(i, nothing, sums, shared, at):
         """A pair of a warp's sums to shared memory; 8 pairs are 16 positions."""
         at = int32(at + ((i >> 3) * 16 + (i & 1) * 8) * sums_line + ((i >> 1) & 3) * 8)
@@ -233,18 +233,8 @@ def make(kind, columns):
         at = int32((row - (lane & 15) + (lane >> 2)) * sums_line + across + ((lane & 3) << 1))
         unroll(pairs, keep, int32(0), total, shared, at)
         cuda.syncthreads()
-        b_row, b_chunk = udivmod(again(t), int32(columns // 4))  # no register in the loop for it
-        channel = int32(column + 4 * b_chunk)
         to = positions, rows, cols, oh, ow, out_down, out_right, pool, k, outputs, packed
         end = residual, low, high, kind, alpha
-        for i in range(ROWS * columns // 16 // THREADS):
-            r = int32((b_row + i * (THREADS * 4 // columns)) * 4)
-            at = int32(r * sums_line + 4 * b_chunk)
-            own = (
-                load_shared4(shared, at), load_shared4(shared, int32(at + sums_line)),
-                load_shared4(shared, int32(at + 2 * sums_line)),
-                load_shared4(shared, int32(at + 3 * sums_line)),
-            )  # fmt: skip
-            put4x4(y, add, bias, slopes, int32(first + r), channel, phase, group, own, to, end)
+        put(shared, y, add, bias, slopes, first, column, phase, group, to, end)
 
     return tensor

@@ -14,6 +14,16 @@ be put into local memory.
 Formats: NVIDIA, *Parallel Thread Execution ISA*, "Warp level matrix instructions".
 """
 
+from fastconv.cuda.ptx.hopper import (
+    close_products,
+    fence_writes,
+    finish_products,
+    multiply_rows_bf16,
+    multiply_rows_f16,
+    open_products,
+    rows_at,
+    wait_products,
+)
 from fastconv.cuda.ptx.memory import (
     load1,
     load4,
@@ -53,11 +63,28 @@ from fastconv.cuda.ptx.tensor import (
     split_tf32,
     wait_groups,
 )
+from fastconv.cuda.ptx.tma import (
+    acquire_map,
+    barrier_expect,
+    barrier_start,
+    barrier_wait,
+    copy_bytes,
+    copy_im2col,
+)
 
 __all__ = [
+    "acquire_map",
     "again",
+    "barrier_expect",
+    "barrier_start",
+    "barrier_wait",
     "close_group",
+    "close_products",
     "copy16",
+    "copy_bytes",
+    "copy_im2col",
+    "fence_writes",
+    "finish_products",
     "fma_outer",
     "largest",
     "load1",
@@ -71,9 +98,13 @@ __all__ = [
     "matrices_transposed",
     "multiply_bf16",
     "multiply_f16",
+    "multiply_rows_bf16",
+    "multiply_rows_f16",
     "multiply_tf32",
+    "open_products",
     "partner",
     "round_tf32",
+    "rows_at",
     "select",
     "smallest",
     "splat",
@@ -88,4 +119,5 @@ __all__ = [
     "udivmod",
     "unroll",
     "wait_groups",
+    "wait_products",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastconv import bounds, reference
-from fastconv.cuda import convolution, pixels, winograd_f4
+from fastconv.cuda import NAMES, convolution, pixels, winograd_f4
 from fastconv.cuda.activations import CURVES
 from fastconv.cuda.kernels import IMAGE_TYPES, KERNELS
 from fastconv.cuda.program import chain
@@ -19,7 +19,7 @@ from tests.fastconv.cuda.simulation import DTYPES
 from tests.helpers import assert_within, normals
 
 WINOGRADS = {"winograd_f2", "winograd_f4", "winograd_f4_tf32x3"}
-ALGORITHMS = {"direct", "depthwise", "tf32", "tf32x3", "tensor", *WINOGRADS}
+ALGORITHMS = {"depthwise", *NAMES[1:]}
 FILTERS = [k for k in KERNELS if k.algorithm in ALGORITHMS]
 PAD, UNEVEN = ((1, 1), (1, 1)), ((1, 0), (1, 1))
 CASES = {
@@ -52,6 +52,14 @@ CASES = {
     "apart": ConvTranspose2d((1, 4, 3, 4), (2, 1, 8, 4), (3, 2), ((0, -1), (0, -1))),
     "t. dilated": ConvTranspose2d((1, 4, 5, 6), (3, 2, 2, 6), (2, 3), dilation=(3, 2), groups=3),
 }  # fmt: skip
+# For kernels that take 64 channels at once; the others would only be slow to simulate.
+MANY_CHANNELS = {
+    "128": Conv2d((2, 9, 8, 128), (2, 3, 128, 12), (2, 1), PAD, activation="relu", add=True),
+    "two groups": Conv2d((1, 8, 15, 128), (3, 2, 64, 18), (1, 3), PAD, (2, 3), groups=2),
+    "wide": Conv2d((1, 7, 8, 64), (1, 1, 64, 140), pad=((2, 0), (0, 1)), pool=True),
+    "t. 64": ConvTranspose2d((1, 6, 5, 64), (4, 4, 21, 64), (2, 2), PAD, add=True),
+    "t. dilated": ConvTranspose2d((1, 3, 4, 64), (3, 2, 8, 64), (2, 3), dilation=(3, 2)),
+}
 
 
 POOLS = [
@@ -84,15 +92,18 @@ def random(shape, seed, dtype):
     return normals(shape, seed).astype(DTYPES.get(dtype, dtype))
 
 
-def any_filter(seed):
-    """A small convolution, or a transposed one, with whatever attributes."""
+def any_filter(seed, inputs=(1, 2, 3, 4, 8, 12)):
+    """A small convolution, or a transposed one, with whatever attributes.
+
+    `inputs`: how many channels of a group it may have.
+    """
     rng = np.random.default_rng(seed)
 
     def pair(low, high):
         return tuple(map(int, rng.integers(low, high + 1, 2)))
 
     groups = int(rng.choice([1, 1, 2, 3, 8]))
-    c, k = (groups * int(rng.choice([1, 2, 3, 4, 8, 12])) for _ in range(2))
+    c, k = (groups * int(rng.choice(some)) for some in (inputs, (1, 2, 3, 4, 8, 12)))
     k *= int(rng.choice([1, 1, 5]))
     kernel, stride, dilation = pair(1, 4), pair(1, 3), pair(1, 2)
     x = int(rng.integers(1, 3)), *pair(5, 9), c
@@ -111,14 +122,21 @@ def any_filter(seed):
 def curved(kernel, name):
     """A small convolution for a kernel, with an activation that is more than a clamp."""
     groups, k = (8, 8) if kernel.algorithm == "depthwise" else (1, 21)
-    w, pool = (3, 3, 8 // groups, k), CURVES.index(name) % 2 == 0
-    return Conv2d((2, 5, 7, 8), w, pad=PAD, groups=groups, activation=name, add=True, pool=pool)
+    c = max(kernel.unit, 8)
+    w, pool = (3, 3, c // groups, k), CURVES.index(name) % 2 == 0
+    return Conv2d((2, 5, 7, c), w, pad=PAD, groups=groups, activation=name, add=True, pool=pool)
+
+
+def cases_of(kernel):
+    """Cases that a kernel may be able to serve."""
+    cases = MANY_CHANNELS if kernel.unit == 64 else CASES
+    return cases | {name: curved(kernel, name) for name in CURVES}
 
 
 def served():
     """Kernels and the cases that each of them can serve."""
     for kernel in FILTERS:
-        for name, case in (CASES | {name: curved(kernel, name) for name in CURVES}).items():
+        for name, case in cases_of(kernel).items():
             spec = dataclasses.replace(case, dtype=kernel.dtype)
             if kernel in convolution.able(spec, kernel.algorithm):
                 yield pytest.param(kernel, spec, id=f"{kernel.name}-{name}")
@@ -135,7 +153,7 @@ def check_filter(spec, kernel, run):
     if kernel.algorithm in winograd_f4.PRODUCTS:
         assert algorithms[-1] == "winograd_f4_output"
     else:
-        separate = kernel.algorithm == "depthwise" and spec.pool
+        separate = kernel.algorithm in ("depthwise", "wgmma_tma") and getattr(spec, "pool", False)
         assert algorithms == [kernel.algorithm] + ["max"] * separate
     y = run(program, spec.out, spec.dtype, **inputs)
 

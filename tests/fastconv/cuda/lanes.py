@@ -17,20 +17,17 @@ import numba.cuda
 import numpy as np
 
 from fastconv.cuda import ptx
+from tests.fastconv.cuda import hopper, tma
+from tests.fastconv.cuda.hopper import F32, NOBODY, SEVERAL, FaultError
 
-F32 = np.float32
-NOBODY, SEVERAL = -1, -2
 ALIGNED = 16  # bytes: of arrays, as an allocator gives them
 
 
-class FaultError(AssertionError):
-    """What a kernel must not do."""
-
-
-class Block:
+class Block(tma.Copies):
     """One block of threads: what `numba.cuda` and `ptx` offer to a kernel."""
 
     def __init__(self, index, threads, written, dynamic=0, late=True):
+        super().__init__()
         lanes = np.arange(threads, dtype=np.int32)
         self.threads, self.late = threads, late
         self.warps = lanes // 32
@@ -46,12 +43,14 @@ class Block:
         kind = np.dtype(str(dtype))
         tile = np.full(shape or self._dynamic // kind.itemsize, np.nan).astype(kind)
         self._tiles[id(tile)] = [np.full(tile.size, NOBODY, np.int16) for _ in range(2)], tile
+        self._watch(tile, alignment)
         return tile
 
     def syncthreads(self):
         for owners, _ in self._tiles.values():
             for owner in owners:
                 owner[:] = NOBODY
+        self._meet()
 
     # Accesses.
 
@@ -98,6 +97,7 @@ class Block:
             raise FaultError("race: two warps use the same shared memory without a barrier")
         if writes:
             writer[where] = warp
+            self._wrote(array, where, hopper.ARRIVED)
         else:
             before = reader[where]
             reader[where] = np.where((before == NOBODY) | (before == warp), warp, SEVERAL)
@@ -156,11 +156,11 @@ class Block:
         count = 16 // array.itemsize
         where, lanes = self._where(shared, to, 4)
         self._race(shared, where, lanes, writes=True)
+        self._wrote(shared, where, hopper.COPYING)
         values = self._read(array, index, count, predicate)
         copy = shared, where, np.ascontiguousarray(values).view(F32)
-        if self.late:
-            self._open.append(copy)
-        else:
+        self._open.append(copy)
+        if not self.late:
             shared[where] = copy[2]
 
     def close_group(self):
@@ -170,7 +170,9 @@ class Block:
     def wait_groups(self, newest):
         while len(self._groups) > newest:
             for shared, where, values in self._groups.pop(0):
-                shared[where] = values
+                self._wrote(shared, where, hopper.ARRIVED)
+                if self.late:
+                    shared[where] = values
 
     def matrices(self, shared, index):
         return self._matrices(shared, index, (0, 1, 2, 3))

@@ -3,9 +3,10 @@
 import ml_dtypes
 import numpy as np
 
+from fastconv.cuda.im2col import Im2col
 from fastconv.gpu import GpuArray
 from fastconv.memory import aligned_empty
-from tests.fastconv.cuda import lanes
+from tests.fastconv.cuda import lanes, tma
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
 
@@ -17,6 +18,8 @@ def simulate(program, shape, dtype, block=lanes.Block, late=True, **arrays):
         arrays[name] = poison(size, DTYPES.get(kind, kind))
 
     def find(what):
+        if isinstance(what, Im2col):
+            return tma.View(what, arrays["x"])
         return bits(what) if isinstance(what, np.ndarray) else arrays[what]
 
     for step in program.steps:
@@ -43,7 +46,7 @@ def bits(array):
 
 def as_device(value):
     """Numbers of the width that kernels have."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, tma.View)):
         return value
     return np.float32(value) if isinstance(value, float) else np.int32(value)
 
@@ -56,6 +59,7 @@ class Simulated:
     def __init__(self):
         self.memory = {}  # address -> bytes
         self.copies = []  # kinds of copies between host and GPU
+        self.views = []  # what tensor maps, which hold their number, tell
 
     def array(self, shape, dtype):
         dtype = np.dtype(dtype)
@@ -77,9 +81,16 @@ class Simulated:
     def receive(self, array):
         assert array.stream in (None, 1)
 
+    def tensor_map(self, seen, pointer):
+        self.views.append(tma.View(seen, self.memory[pointer].view(np.uint16)))
+        return np.full(16, len(self.views) - 1, np.uint64)
+
     def launch(self, kernel, grid, arguments):
-        values = [
-            self.memory[value].view(str(kind.dtype)) if hasattr(kind, "dtype") else as_device(value)
-            for kind, value in zip(kernel.signature.args, arguments, strict=True)
-        ]
+        def given(name, kind, value):
+            if name == "tensor_map":
+                return self.views[self.memory[value].view(np.uint64)[15]]
+            return self.memory[value].view(str(kind.dtype)) if hasattr(kind, "dtype") else value
+
+        together = zip(kernel.parameters, kernel.signature.args, arguments, strict=True)
+        values = [as_device(given(*one)) for one in together]
         lanes.launch(kernel.function, grid, kernel.threads, values, kernel.shared)

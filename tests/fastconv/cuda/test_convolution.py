@@ -1,5 +1,6 @@
 """Convolution kernels of the table, simulated thread by thread against the reference."""
 
+import dataclasses
 import functools
 import math
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from fastconv import bounds, reference
-from fastconv.cuda import convolution
+from fastconv.cuda import convolution, kernels
 from fastconv.cuda.activations import CURVES
+from fastconv.cuda.kernels import HALVES
 from fastconv.spec import Conv2d, ConvTranspose2d
 from fastconv.weights import Weights
 from tests.fastconv.cuda import lanes
@@ -16,13 +18,14 @@ from tests.fastconv.cuda.cases import (
     ALGORITHMS,
     CASES,
     FILTERS,
+    MANY_CHANNELS,
     PAD,
     any_filter,
     check_filter,
     served,
 )
 from tests.fastconv.cuda.simulation import simulate
-from tests.helpers import assert_within, normals
+from tests.helpers import assert_equal, assert_within, integers, normals
 
 
 @pytest.mark.parametrize("kernel, spec", [*served()])
@@ -39,6 +42,45 @@ def test_any_layer_by_any_algorithm(seed):
     assert "direct" in served
     for algorithm in served:
         check_filter(spec, convolution.choose(spec, algorithm), simulate)
+
+
+@pytest.mark.parametrize("algorithm", ["wgmma", "wgmma_tma"])
+@pytest.mark.parametrize("columns", [256, 128, 64])
+def test_many_parts_and_blocks(columns, algorithm):
+    """Stages are used again, and blocks lie beside each other."""
+    (kernel,) = kernels.find(algorithm, "float16", columns=columns)
+    c = 72 if algorithm == "wgmma" else 128
+    spec = Conv2d((1, 10, 14, c), (3, 2, c, 264), pad=PAD, dtype="float16")
+    x, w = integers(spec.x, 1, "float16"), integers(spec.w, 2, "float16")
+    program = convolution.plan(spec, Weights(w), None, None, kernel)
+    step = program.steps[0]
+    assert step.constants["steps"] > 6 and min(step.grid[:2]) > 1
+    y = simulate(program, spec.out, spec.dtype, x=x)
+    working = dataclasses.replace(spec, dtype="float32")
+    assert_equal(y, reference.conv2d(x, w, None, working).astype(np.float16))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_layer_of_64_channels_by_tiles(seed):
+    spec = dataclasses.replace(any_filter(seed, inputs=(64,)), dtype=HALVES[seed % 2])
+    check_filter(spec, convolution.choose(spec, "wgmma_tma"), simulate)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": (9, 1)},
+        {"pad": ((129, 129), (1, 1))},
+        {"dilation": (1, 128), "pad": ((1, 1), (128, 128))},
+        {"pad": ((1, 1), (100, 300))},
+        {"x": (1, 20, 30, 72), "w": (3, 3, 72, 8)},
+    ],
+    ids=str,
+)
+def test_what_a_tensor_map_cannot_say(change):
+    spec = Conv2d((1, 20, 30, 64), (3, 3, 64, 8), pad=PAD, dtype="float16")
+    assert convolution.able(spec, "wgmma_tma")
+    assert not convolution.able(dataclasses.replace(spec, **change), "wgmma_tma")
 
 
 def test_every_kernel_of_convolutions_serves_a_case():
@@ -76,11 +118,11 @@ def test_slopes_of_each_channel(algorithm):
     assert_within(y, expected, bounds.activation("prelu", expected, bound, "float32", slopes))
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "tf32", "tf32x3", "tensor"])
+@pytest.mark.parametrize("algorithm", ["direct", "tf32", "tf32x3", "tensor", "wgmma"])
 @pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFC00000])  # a GPU's own NaN, and another
 @pytest.mark.parametrize("pool", [False, True])
 def test_nan_is_kept_where_it_is(algorithm, bits, pool):
-    dtype = "float16" if algorithm == "tensor" else "float32"
+    dtype = "float16" if algorithm in ("tensor", "wgmma") else "float32"
     spec = Conv2d((1, 4, 5, 8), (1, 1, 8, 2), activation="relu6", pool=pool, dtype=dtype)
     x, w = normals(spec.x, 1, dtype), normals(spec.w, 2, dtype)
     words = x.view(f"u{x.itemsize}")
@@ -173,6 +215,62 @@ class ForgetsTheRest(lanes.Block):
         return high, [0 * w for w in low]
 
 
+class NoFence(lanes.Block):
+    def fence_writes(self):
+        pass
+
+
+class NoFenceOfSums(lanes.Block):
+    def open_products(self):
+        pass
+
+
+class WaitsForOneProductLess(lanes.Block):
+    def wait_products(self, newest):
+        super().wait_products(newest + 1)
+
+
+class ReadsSumsInFlight(lanes.Block):
+    def finish_products(self, sums):
+        self.wait_products(0)
+        return sums
+
+
+class WrongStepOfRows(lanes.Block):
+    def rows_at(self, shared, index):
+        return super().rows_at(shared, index) + (1 << 32)
+
+
+class Misaligned(lanes.Block):
+    def _watch(self, tile, alignment):
+        super()._watch(tile, alignment // 8)
+
+
+class NeverWaitsForTiles(lanes.Block):
+    def barrier_wait(self, shared, at, parity):
+        pass
+
+
+class WaitsForTheOtherParity(lanes.Block):
+    def barrier_wait(self, shared, at, parity):
+        super().barrier_wait(shared, at, 1 - parity)
+
+
+class ExpectsMore(lanes.Block):
+    def barrier_expect(self, shared, at, size, predicate):
+        super().barrier_expect(shared, at, size + 16, predicate)
+
+
+class NeverAcquires(lanes.Block):
+    def acquire_map(self, tensor_map, predicate):
+        pass
+
+
+class StaysAtTheFirstTap(lanes.Block):
+    def copy_im2col(self, shared, to, tensor_map, start, offsets, at, predicate):
+        super().copy_im2col(shared, to, tensor_map, start, (0, 0), at, predicate)
+
+
 FAULTS = [
     *((fault, "direct") for fault in (NoBarrier, Transposed, ForgetsAStep, RoundsOperands)),
     *((ignores_predicates(name, 2), "direct") for name in ("load1", "load4")),
@@ -188,13 +286,24 @@ FAULTS = [
     *((fault, "winograd_f4") for fault in (Transposed, ForgetsAStep, RoundsOperands)),
     *((ignores_predicates(name, 2), "winograd_f4") for name in ("load1", "load4")),
     *((ignores_predicates(name, 3), "winograd_f4") for name in ("store1", "store4")),
+    *((fault, "wgmma") for fault in (NoBarrier, NeverWaits, WaitsForOneLess, ForgetsAStep)),
+    *((fault, "wgmma") for fault in (NoFence, NoFenceOfSums, WaitsForOneProductLess)),
+    *((fault, "wgmma") for fault in (ReadsSumsInFlight, WrongStepOfRows, Misaligned)),
+    *((ignores_predicates(name, 4), "wgmma") for name in ("copy16",)),
+    *((ignores_predicates(name, 3), "wgmma") for name in ("store1", "store4")),
+    *((fault, "wgmma_tma") for fault in (NoBarrier, NoFence, WaitsForOneProductLess, Misaligned)),
+    *((fault, "wgmma_tma") for fault in (NeverWaitsForTiles, WaitsForTheOtherParity, ExpectsMore)),
+    *((fault, "wgmma_tma") for fault in (NeverAcquires, StaysAtTheFirstTap, ForgetsAStep)),
+    *((ignores_predicates(name, 6), "wgmma_tma") for name in ("copy_im2col", "copy_bytes")),
 ]
 
 
 @pytest.mark.parametrize("fault, algorithm", FAULTS, ids=lambda f: getattr(f, "__name__", f))
 def test_the_simulator_finds_faults(fault, algorithm):
     found, run = [], functools.partial(simulate, block=fault)
-    for name, spec in CASES.items():
+    dtype = "float16" if algorithm in ("wgmma", "wgmma_tma") else "float32"
+    for name, case in (MANY_CHANNELS if algorithm == "wgmma_tma" else CASES).items():
+        spec = dataclasses.replace(case, dtype=dtype)
         if convolution.able(spec, algorithm):
             try:
                 check_filter(spec, convolution.choose(spec, algorithm), run)

@@ -149,13 +149,17 @@ def test_other_convolutions(gpu):
 
 
 @pytest.mark.parametrize(
-    "capability, algorithm, strided, deep",
+    "capability, algorithm, strided, deep, halves",
     [
-        ((8, 0), "tf32x3", "tf32x3", (256, "winograd_f4_tf32x3")),
-        ((8, 9), "winograd_f2", "direct", (512, "winograd_f4")),
+        ((8, 0), "tf32x3", "tf32x3", (256, "winograd_f4_tf32x3"), "tensor"),
+        ((8, 9), "winograd_f2", "direct", (512, "winograd_f4"), "tensor"),
+        ((9, 0), "tf32x3", "tf32x3", (256, "winograd_f4_tf32x3"), "wgmma"),
+        ((10, 0), "tf32x3", "tf32x3", (256, "winograd_f4_tf32x3"), "tensor"),
     ],
 )
-def test_the_choice_depends_on_the_gpu(gpu, monkeypatch, capability, algorithm, strided, deep):
+def test_the_choice_depends_on_the_gpu(
+    gpu, monkeypatch, capability, algorithm, strided, deep, halves
+):
     monkeypatch.setattr(gpu, "capability", capability)
     shapes, how = ((1, 8, 8, 32), (3, 3, 32, 64)), {"device": "cuda"}
     assert fastconv.choose_algorithm(*shapes, **how) == algorithm
@@ -166,17 +170,35 @@ def test_the_choice_depends_on_the_gpu(gpu, monkeypatch, capability, algorithm, 
         c -= c % 4
         assert fastconv.choose_algorithm((1, 8, 8, c), (3, 3, c, k), **how) == expected
     assert fastconv.choose_algorithm((1, 8, 8, 512), (3, 3, 512, 512), stride=2, **how) == strided
-    assert fastconv.choose_algorithm(*shapes, dtype="float16", **how) == "tensor"
+    assert fastconv.choose_algorithm(*shapes, dtype="float16", **how) == halves
+    narrow = (1, 8, 8, 32), (3, 3, 32, 63)
+    assert fastconv.choose_algorithm(*narrow, dtype="float16", **how) == "tensor"
     assert fastconv.choose_algorithm((1, 8, 8, 3), (3, 3, 3, 64), **how) == "direct"
     assert fastconv.choose_algorithm((1, 8, 8, 32), (3, 3, 1, 32), groups=32, **how) == "direct"
 
 
-def test_sixteen_bits(gpu):
-    x, w = integers((1, 5, 6, 8), 1, "float16"), integers((3, 3, 8, 5), 2, "float16")
+@pytest.mark.parametrize("outputs, algorithm", [(5, "tensor"), (72, "wgmma")])
+def test_sixteen_bits(gpu, outputs, algorithm):
+    x, w = integers((1, 5, 6, 8), 1, "float16"), integers((3, 3, 8, outputs), 2, "float16")
     plan = fastconv.plan_conv2d(x.shape, w, device="cuda")
-    assert plan.algorithm == "tensor"
+    assert plan.algorithm == algorithm
     working = dataclasses.replace(plan.spec, dtype="float32")
     assert_equal(plan(x), reference.conv2d(x, w, None, working))
+
+
+def test_tiles_of_the_image_where_it_is(gpu):
+    x, w = integers((1, 5, 6, 64), 1, "float16"), integers((3, 3, 64, 72), 2, "float16")
+    plan = fastconv.plan_conv2d(x.shape, w, padding="same", algorithm="wgmma_tma", device="cuda")
+    assert plan.algorithm == "wgmma_tma"
+    working = dataclasses.replace(plan.spec, dtype="float32")
+    for image in (x, -x):
+        expected = reference.conv2d(image, w, None, working).astype(np.float16)
+        assert_equal(plan(image), expected)
+        on_gpu = Foreign(gpu, image)
+        for uploads in (["upload"], []):  # of the tensor map, which serves again
+            gpu.copies.clear()
+            assert_equal(values(gpu, plan(on_gpu)), expected)
+            assert gpu.copies == [*uploads, "download"]
 
 
 def test_arrays_on_the_gpu_stay_there(gpu):
@@ -227,12 +249,18 @@ def test_wrong_places_are_told(gpu):
         fastconv.conv2d(on_gpu, w, device="cuda")
 
 
-def test_what_no_kernel_serves_is_told(gpu):
+def test_what_no_kernel_serves_is_told(gpu, monkeypatch):
     x, w = integers((1, 5, 6, 3), 1), integers((1, 1, 3, 5), 2)
     with pytest.raises(ValueError, match="'tf32' cannot serve this layer"):
         fastconv.conv2d(x, w, algorithm="tf32", device="cuda")
     with pytest.raises(ValueError, match="unknown algorithm 'winograd_f6'; use 'auto', 'direct'"):
         fastconv.conv2d(x, w, algorithm="winograd_f6", device="cuda")
+    half, wide = x.astype(np.float16), np.zeros((1, 1, 8, 64), np.float16)
+    with pytest.raises(ValueError, match=r"it needs a GPU of compute capability 9\.0"):
+        fastconv.conv2d(half, wide[:, :, :3], algorithm="wgmma", device="cuda")
+    monkeypatch.setattr(gpu, "capability", (10, 0))
+    with pytest.raises(ValueError, match="'wgmma' cannot serve this layer"):
+        fastconv.plan_conv2d((1, 5, 6, 8), wide, algorithm="wgmma", device="cuda")
     with pytest.raises(ValueError, match=r"'winograd_f4' cannot serve this layer .*3x3 kernel"):
         fastconv.conv2d(x, w, algorithm="winograd_f4", device="cuda")
     with pytest.raises(TypeError, match="device 'cuda' has no float64"):

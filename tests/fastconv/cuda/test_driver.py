@@ -8,7 +8,8 @@ import pytest
 
 import fastconv
 from fastconv import cuda, gpu
-from fastconv.cuda import compiler, device
+from fastconv.cuda import compiler, device, im2col
+from fastconv.spec import Conv2d
 from fastconv.weights import Weights
 from tests.helpers import integers
 
@@ -27,11 +28,20 @@ class Driver:
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
     )
     CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="shared")
+    CUtensorMapDataType = SimpleNamespace(
+        CU_TENSOR_MAP_DATA_TYPE_FLOAT16="f16", CU_TENSOR_MAP_DATA_TYPE_BFLOAT16="bf16"
+    )
+    CUtensorMapInterleave = SimpleNamespace(CU_TENSOR_MAP_INTERLEAVE_NONE="plain")
+    CUtensorMapSwizzle = SimpleNamespace(CU_TENSOR_MAP_SWIZZLE_128B="128")
+    CUtensorMapL2promotion = SimpleNamespace(CU_TENSOR_MAP_L2_PROMOTION_L2_256B="256")
+    CUtensorMapFloatOOBfill = SimpleNamespace(CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE="zeros")
+    cuuint32_t = cuuint64_t = int
     CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL="ordinal")
 
     def __init__(self, capability=(9, 0), limit=1 << 30):
         self.capability, self.limit, self.version = capability, limit, 13_000
         self.memory, self.contexts, self.launches, self.attributes = {}, [], [], {}
+        self.maps = []
 
     def cuInit(self, flags):
         return (GOOD,)
@@ -104,6 +114,10 @@ class Driver:
         self.attributes[function] = value
         return (GOOD,)
 
+    def cuTensorMapEncodeIm2col(self, kind, rank, address, *told):
+        self.maps.append((kind, rank, *told))
+        return GOOD, SimpleNamespace(opaque=[address] * 16)
+
     def cuLaunchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
         values, kinds = parameters
         assert self.contexts and (by, bz, stream, extra) == (1, 1, 0, 0)
@@ -146,6 +160,49 @@ def test_a_run_launches_what_was_planned_and_frees_its_memory(driver, tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["tf32x3_float32_64-sm_90.cubin"]
     plan(x)
     assert len(driver.launches) == 2
+
+
+def test_what_only_an_architecture_has_is_assembled_for_it(driver, tmp_path):
+    x, w = integers((1, 6, 7, 8), 1, "float16"), integers((3, 3, 8, 256), 2, "float16")
+    plan = fastconv.plan_conv2d(x.shape, w, device="cuda")
+    plan(x)
+    ((name, grid, block, shared, _, _),) = driver.launches
+    assert "wgmma" in name
+    assert (grid, block) == ((1, 1, 1), 256)
+    assert shared == driver.attributes[name.encode()] > 128 << 10
+    (file,) = tmp_path.iterdir()
+    assert file.name == "wgmma_float16_256-sm_90a.cubin"
+
+
+def test_the_image_is_told_to_the_accelerator(driver):
+    x, w = integers((2, 6, 7, 64), 1, "float16"), integers((3, 2, 64, 40), 2, "float16")
+    how = {"stride": (1, 2), "padding": ((2, 1), (1, 3)), "dilation": (2, 1)}
+    plan = fastconv.plan_conv2d(x.shape, w, algorithm="wgmma_tma", device="cuda", **how)
+    plan(x)
+    assert plan.shape == (2, 5, 5, 40)
+    strides = [128, 7 * 128, 6 * 7 * 128]
+    # Columns before rows: the boxes are columns -1 to 7 of 0 to 6 and rows -2 to 2 of 0 to 5.
+    corners = [-1, -2], [1, -3]
+    rest = 64, 128, [1, 2, 1, 1], "plain", "128", "256", "zeros"
+    assert driver.maps == [("f16", 4, [64, 7, 6, 2], strides, *corners, *rest)]
+    ((_, _, _, _, values, _),) = driver.launches
+    given = dict(zip(plan._executor.kernel.parameters, values, strict=True))
+    words = driver.memory[given["tensor_map"]].view(np.uint64)
+    assert len(words) == 16 and len({*words}) == 1
+    assert (given["top"], given["left"]) == (-2, -1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_driver_takes_what_tells_the_image(dtype):
+    """Its own interface judges the types, and the values, too, where there is a driver."""
+    seen = im2col.of(Conv2d((1, 6, 7, 64), (3, 3, 64, 8), dtype=dtype))
+    own = SimpleNamespace(_driver=device._driver())
+    try:
+        words = device.Gpu.tensor_map(own, seen, 1 << 20)
+    except RuntimeError as error:
+        assert "NVIDIA driver" in str(error)  # is missing
+    else:
+        assert words.shape == (16,) and words.any()
 
 
 def test_the_second_process_reads_machine_code(driver, tmp_path, monkeypatch):
