@@ -129,4 +129,5 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
             known[key] = make(shape, dtype, *options)
         return known[key]
 
+    find.cache_clear = known.clear  # type: ignore[attr-defined]
     return find

@@ -59,8 +59,9 @@ def conv2d(
         direct summation. `fastconv.bounds` bounds all their errors. "auto" takes what is expected
         to be fastest, but never "winograd_f6".
     device : "cpu", "cuda" or "cuda:1"
-        Where it is computed. Arrays on that GPU (anything with ``__cuda_array_interface__``) give
-        one there; NumPy arrays are copied there and back. A GPU has "direct", "winograd_f2",
+        Where it is computed. Arrays on that GPU (of any library with ``__cuda_array_interface__``
+        or DLPack) give one there, on the caller's stream, and nothing waits for it; NumPy arrays
+        are copied there and back. A GPU has "direct", "winograd_f2",
         "winograd_f4" and, on its tensor cores, "tf32x3" (errors near those of float32, but an
         infinity becomes NaN), "winograd_f4_tf32x3" with such products, "tf32" and, for 16-bit
         images, "tensor" or, on capability 9.0 alone, "wgmma" and "wgmma_tma"; "auto" never takes

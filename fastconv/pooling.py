@@ -129,7 +129,8 @@ def _global_pool(kind: Any, x: Any, data_format: str, device: str, threads: Any)
     size = image.shape[1:3]
     executor, shape = _pool(image.shape, image.dtype, kind, size, None, "valid", 1, False, False,
                             device, False)  # fmt: skip
-    return run_windows(executor, image, shape, image.dtype, threads, None, op)[:, 0, 0, :]
+    y = run_windows(executor, image, shape, image.dtype, threads, None, op)
+    return y.reshape(shape[0], shape[3])
 
 
 def global_avg_pool2d(

@@ -52,3 +52,23 @@ def gpu(monkeypatch, simulated_gpu):
     cuda.on.cache_clear()
     yield simulated_gpu
     cuda.on.cache_clear()
+
+
+@pytest.fixture
+def driver(monkeypatch, tmp_path):
+    """A stand-in for NVIDIA's driver with two GPUs."""
+    pytest.importorskip("numba_cuda")
+    names = ("cuda", "cuda.device", "cuda.compiler", "pooling", "pixelwise")
+    modules = [importlib.import_module(f"fastconv.{name}") for name in names]
+    cuda, device, compiler, pooling, pixelwise = modules
+    made = importlib.import_module("tests.fastconv.cuda.driver").Driver()
+    monkeypatch.setattr(device, "_driver", lambda: made)
+    monkeypatch.setattr(compiler, "cache_folder", lambda: tmp_path)
+    caches = (
+        device.gpu, device._undriven, cuda.on, pooling._pool, pixelwise._resize, pixelwise._channels
+    )  # fmt: skip
+    for cached in caches:
+        cached.cache_clear()
+    yield made
+    for cached in caches:
+        cached.cache_clear()

@@ -21,7 +21,8 @@ LAYERS = {
     "cook_toom": set(),
     "memory": set(),
     "disk": set(),
-    "gpu": set(),
+    "dlpack": set(),
+    "gpu": {"dlpack"},
     "threads": set(),
     "spec": {"shapes", "dtypes", "activations"},
     "reference": {"shapes", "activations", "spec"},
@@ -69,6 +70,7 @@ LAYERS = {
     "convolution": {"arrays", "plan"},
     "pooling": {"shapes", "arrays", "spec", "plan"},
     "pixelwise": {"shapes", "arrays", "spec", "plan", "dtypes"},
+    "resident": {"arrays", "gpu", "plan"},
     "system": {"dtypes", "spec", "threads", "cpu", "cuda"},
     "__init__": {
         "gpu",
@@ -86,8 +88,8 @@ LAYERS = {
 }
 
 # Modules of fastconv that fcn may import besides the names that fastconv exports. `spec` has what
-# `bounds` asks for, `activations` the table of functions.
-OPEN_TO_FCN = {"activations", "bounds", "shapes", "spec"}
+# `bounds` asks for, `activations` the table of functions, `resident` what networks do on GPUs.
+OPEN_TO_FCN = {"activations", "bounds", "resident", "shapes", "spec"}
 
 # Other people's packages -> the files and folders that may import them. No others may be imported.
 THIRD_PARTY = {

@@ -5,12 +5,14 @@ Nothing here imports CUDA before a device is asked for.
 
 import functools
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastconv.cuda import device
+from fastconv.cuda.arena import Arena
 from fastconv.spec import ChannelOp, Conv2d, ConvTranspose2d, Pool2d, Resize2d
 
 __all__ = ["NAMES", "Backend", "describe", "on", "unavailable"]
@@ -61,6 +63,7 @@ class Backend:
         self._filters = importlib.import_module("fastconv.cuda.convolution")
         self._pixels = importlib.import_module("fastconv.cuda.pixels")
         self._executors = importlib.import_module("fastconv.cuda.executor")
+        self._joins = importlib.import_module("fastconv.cuda.joins")
 
     def plan_conv2d(self, spec: Conv2d, w: Any, bias: Any, slopes: Any, algorithm: str) -> Choice:
         """Choose a kernel and pack the weights."""
@@ -99,6 +102,22 @@ class Backend:
     def plan_unpool(self, indices: Any, lowest: Any, highest: Any) -> Any:
         """Unpooling at `indices`."""
         return self._executors.Unpool(indices, self.gpu)
+
+    def plan_together(self, op: str, inputs: Any, shape: Any, clamp: tuple[float, float]) -> Any:
+        """Arrays number by number."""
+        return self._executors.Executor(self._joins.together(op, inputs, shape, clamp), self.gpu)
+
+    def plan_concat(self, inputs: Any, shape: Any) -> Any:
+        """Channels side by side."""
+        return self._executors.Executor(self._joins.concat(inputs, shape), self.gpu)
+
+    def plan_place(self, x: Any, shape: Any, corner: tuple[int, int]) -> Any:
+        """Images in a frame."""
+        return self._executors.Executor(self._joins.place(x, shape, corner), self.gpu)
+
+    def arena(self, sizes: Sequence[int]) -> Any:
+        """Memory for arrays that stay on the GPU."""
+        return Arena(self.gpu, sizes)
 
     def _choose(self, spec: Conv2d | ConvTranspose2d, algorithm: str) -> tuple[str, str]:
         """Name of a kernel's algorithm, and the reason."""

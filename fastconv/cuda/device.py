@@ -1,5 +1,6 @@
 """GPUs: which can be used, their memory, and launches, through NVIDIA's driver interface."""
 
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -7,17 +8,20 @@ import importlib.util
 import math
 import os
 import threading
+from collections import deque
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from fastconv.gpu import DeviceError, GpuArray
+from fastconv.cuda.memory import Memory, Transfers
+from fastconv.cuda.streams import Graph, Stream
+from fastconv.gpu import DEFAULT, DeviceError, GpuArray
 
 INSTALL = "pip install 'fastconv[cuda]'"
 LEAST = (8, 0)  # capability with asynchronous copies, bfloat16, and maxima that keep NaN
 DRIVER = 13_000  # CUDA 13.0, whose assembler the `cuda` extra has
-STREAM = 0  # the default stream, on which other libraries' work is ordered, too
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel has without being asked
 
 
@@ -124,18 +128,6 @@ def _capability(index: int) -> tuple[int, int]:
     return major, minor
 
 
-class Memory:
-    """Memory of a GPU, which is free again when nothing refers to it."""
-
-    def __init__(self, owner: "Gpu", nbytes: int) -> None:
-        self.pointer = owner.allocate(nbytes)
-        self._owner = owner
-
-    def __del__(self) -> None:
-        if hasattr(self, "pointer"):
-            self._owner.free(self.pointer)
-
-
 class Gpu:
     """One GPU. Use it as a context: it is the current one inside.
 
@@ -143,30 +135,45 @@ class Gpu:
     ----------
     index : int
     capability : (int, int)
+    driver
+        NVIDIA's interface.
     """
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.capability = _capability(index)
-        self._driver = _driver()
+        self.driver = _driver()
         self._context = _ask(
-            self._driver.cuDevicePrimaryCtxRetain(_ask(self._driver.cuDeviceGet(index)))
+            self.driver.cuDevicePrimaryCtxRetain(_ask(self.driver.cuDeviceGet(index)))
         )
         self._functions: dict[Any, Any] = {}
         self._lock = threading.Lock()
+        self._transfers = Transfers(self)
+        self._held: deque[tuple[Any, list[Any]]] = deque()
 
     def __enter__(self) -> "Gpu":
-        _ask(self._driver.cuCtxPushCurrent(self._context))
+        _ask(self.driver.cuCtxPushCurrent(self._context))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        _ask(self._driver.cuCtxPopCurrent())
+        _ask(self.driver.cuCtxPopCurrent())
 
-    def allocate(self, nbytes: int) -> int:
-        """Address of new memory.
+    def call(self, name: str, *arguments: Any) -> Any:
+        """What a function of the driver gives for this GPU.
+
+        Raises
+        ------
+        DeviceError
+            It reports an error.
+        """
+        with self:
+            return _ask(getattr(self.driver, name)(*arguments))
+
+    def allocate(self, nbytes: int, stream: int | None) -> int:
+        """Address of new memory for work on `stream`, or on any if that is None.
 
         Raises
         ------
@@ -174,50 +181,87 @@ class Gpu:
             There is not so much.
         """
         with self:
-            error, pointer = self._driver.cuMemAllocAsync(max(nbytes, 1), STREAM)
-            if error == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-                _, free, total = self._driver.cuMemGetInfo()
+            if stream is None:
+                error, pointer = self.driver.cuMemAlloc(max(nbytes, 1))
+            else:
+                error, pointer = self.driver.cuMemAllocAsync(max(nbytes, 1), stream)
+            if error == self.driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                _, free, total = self.driver.cuMemGetInfo()
                 raise MemoryError(
                     f"an array of {nbytes} bytes does not fit on GPU {self.index}: {free} of its "
                     f"{total} bytes are free; use smaller images or batches"
                 )
             return int(_ask((error, pointer)))
 
-    def free(self, pointer: int) -> None:
-        """Give memory back, once the work before has ended."""
-        with self:
-            self._driver.cuMemFreeAsync(pointer, STREAM)
+    def free(self, pointer: int, stream: int | None) -> None:
+        """Give memory back, once the work before has ended, on `stream` or on all."""
+        with contextlib.suppress(DeviceError):  # the driver may have gone before
+            if stream is None:
+                self.call("cuMemFree", pointer)  # waits
+            else:
+                self.call("cuMemFreeAsync", pointer, stream)
 
-    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> GpuArray:
-        """A new array."""
-        memory = Memory(self, math.prod(shape) * dtype.itemsize)
-        return GpuArray(memory.pointer, shape, dtype, memory)
+    def array(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], stream: int | None = None
+    ) -> GpuArray:
+        """A new array, for work on `stream`, or on any if that is None."""
+        memory = Memory(self, math.prod(shape) * dtype.itemsize, stream)
+        return GpuArray(
+            memory.pointer, shape, dtype, memory, stream, device=self.index, ordered=True
+        )
 
-    def upload(self, array: np.ndarray) -> GpuArray:
-        """A copy of a C-contiguous array."""
+    def constant(self, array: np.ndarray) -> GpuArray:
+        """A copy of a C-contiguous array which any stream may read."""
         copy = self.array(array.shape, array.dtype)
-        if not array.size:
-            return copy
-        with self:
-            _ask(
-                self._driver.cuMemcpyHtoDAsync(
-                    copy.pointer, array.ctypes.data, array.nbytes, STREAM
-                )
-            )
+        if array.size:
+            self.send(array, copy, DEFAULT)
+            self.wait(DEFAULT)
         return copy
 
-    def download(self, source: GpuArray, array: np.ndarray) -> None:
-        """Copy to a C-contiguous array, after the work before."""
-        with self:
-            _ask(
-                self._driver.cuMemcpyDtoHAsync(
-                    array.ctypes.data, source.pointer, array.nbytes, STREAM
-                )
-            )
-            _ask(self._driver.cuStreamSynchronize(STREAM))
+    def upload(self, array: np.ndarray, stream: int = DEFAULT) -> GpuArray:
+        """A copy of a C-contiguous array for work on `stream`; then `array` may change."""
+        copy = self.array(array.shape, array.dtype, stream)
+        if array.size:
+            self.send(array, copy, stream)
+        return copy
 
-    def receive(self, array: GpuArray) -> None:
-        """Wait for the work on another stream that wrote an input.
+    def send(self, array: np.ndarray, target: GpuArray, stream: int) -> None:
+        """Copy a C-contiguous array; when this returns, it may change."""
+        self._transfers.send(array, target.pointer, stream)
+
+    def download(self, source: GpuArray, array: np.ndarray, stream: int = DEFAULT) -> None:
+        """Copy to a C-contiguous array, after the work before on `stream`."""
+        self._transfers.fetch(source.pointer, array, stream)
+
+    def copy(self, source: GpuArray, target: GpuArray, stream: int) -> None:
+        """Copy from array to array."""
+        if source.nbytes:
+            self.call("cuMemcpyDtoDAsync", target.pointer, source.pointer, source.nbytes, stream)
+
+    def wait(self, stream: int) -> None:
+        """Wait for the work on a stream."""
+        self.call("cuStreamSynchronize", stream)
+
+    def wait_for_all(self) -> None:
+        """Wait for the work on all streams."""
+        with contextlib.suppress(DeviceError):  # the driver may have gone before
+            self.call("cuCtxSynchronize")
+
+    def order(self, before: int, after: int) -> None:
+        """Let later work on a stream wait for what has been started on another one."""
+        if before != after:
+            event = self._mark(before)
+            self.call("cuStreamWaitEvent", after, event, 0)
+            self.call("cuEventDestroy", event)  # when it is over
+
+    def _mark(self, stream: int) -> Any:
+        """An event after the work on a stream."""
+        event = self.call("cuEventCreate", self.driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        self.call("cuEventRecord", event, stream)
+        return event
+
+    def receive(self, array: GpuArray, stream: int) -> None:
+        """Let later work on `stream` wait for the work that makes an array.
 
         Raises
         ------
@@ -226,17 +270,18 @@ class Gpu:
         """
         if not array.size:
             return
-        with self:
-            attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-            index = _ask(self._driver.cuPointerGetAttribute(attribute, array.pointer))
-            if index != self.index:
-                raise ValueError(f"an input is on GPU {index}; use device='cuda:{index}'")
-            if array.stream is not None and array.stream > 1:  # 1 is the default stream
-                _ask(self._driver.cuStreamSynchronize(array.stream))
+        index = array.device
+        if index is None:
+            attribute = self.driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+            index = self.call("cuPointerGetAttribute", attribute, array.pointer)
+        if index != self.index:
+            raise ValueError(f"an input is on GPU {index}; use device='cuda:{index}'")
+        if array.stream is not None:
+            self.order(array.stream, stream)
 
     def tensor_map(self, seen: Any, pointer: int) -> np.ndarray:
         """An `im2col.Im2col` of the image at this address, as copies on a GPU read it."""
-        driver = self._driver
+        driver = self.driver
         n, h, w, c = seen.shape
         kinds, size = driver.CUtensorMapDataType, 2
         kind = {
@@ -259,29 +304,55 @@ class Gpu:
         )  # fmt: skip
         return np.array([int(word) for word in made.opaque], np.uint64)
 
-    def launch(self, kernel: Any, grid: tuple[int, int, int], arguments: list[Any]) -> None:
-        """Start a kernel; arrays are their addresses."""
+    def hold(self, arrays: Iterable[GpuArray], stream: int) -> None:
+        """Keep arrays until the work on `stream` has ended, if nothing else orders their end.
+
+        PyTorch, CuPy and this package use memory again in the order of a stream; other libraries
+        may do so as soon as nobody refers to it.
+        """
+        kept = [a.owner for a in arrays if not a.ordered or a.stream not in (None, stream)]
+        with self._lock:
+            while self._held and self._ended(self._held[0][0]):
+                self.call("cuEventDestroy", self._held.popleft()[0])
+            if kept:
+                self._held.append((self._mark(stream), kept))
+
+    def _ended(self, event: Any) -> bool:
         with self:
-            function, kinds = self._function(kernel)
-            parameters = tuple(arguments), kinds
-            _ask(
-                self._driver.cuLaunchKernel(
-                    function, *grid, kernel.threads, 1, 1, kernel.shared, STREAM, parameters, 0
-                )
-            )
+            error, *_ = self.driver.cuEventQuery(event)
+        return bool(error != self.driver.CUresult.CUDA_ERROR_NOT_READY)
+
+    def launch(
+        self, kernel: Any, grid: tuple[int, int, int], arguments: list[Any], stream: int
+    ) -> None:
+        """Start a kernel; arrays are their addresses."""
+        function, kinds = self._function(kernel)
+        parameters = tuple(arguments), kinds
+        self.call(
+            "cuLaunchKernel", function, *grid, kernel.threads, 1, 1, kernel.shared, stream,
+            parameters, 0,
+        )  # fmt: skip
+
+    def new_stream(self) -> Stream:
+        """A stream of one's own."""
+        return Stream(self)
+
+    def graph(self, stream: Stream, run: Callable[[], None]) -> Graph:
+        """What `run` launches on a stream, to be launched again at once."""
+        return Graph(self, stream, run)
 
     def _function(self, kernel: Any) -> tuple[Any, tuple[Any, ...]]:
         """The machine code of a kernel, loaded, and the C types of its parameters."""
-        with self._lock:
+        with self, self._lock:
             if kernel not in self._functions:
                 compiler = importlib.import_module("fastconv.cuda.compiler")
                 name, code = compiler.cubin(kernel, self.capability)
-                module = _ask(self._driver.cuModuleLoadData(code))
-                function = _ask(self._driver.cuModuleGetFunction(module, name.encode()))
+                module = _ask(self.driver.cuModuleLoadData(code))
+                function = _ask(self.driver.cuModuleGetFunction(module, name.encode()))
                 if kernel.shared > STATIC_SHARED:
-                    attribute = self._driver.CUfunction_attribute
+                    attribute = self.driver.CUfunction_attribute
                     wanted = attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                    _ask(self._driver.cuFuncSetAttribute(function, wanted, kernel.shared))
+                    _ask(self.driver.cuFuncSetAttribute(function, wanted, kernel.shared))
                 numbers = {"int32": ctypes.c_int32, "float32": ctypes.c_float}
                 kinds = (numbers.get(str(k), ctypes.c_void_p) for k in kernel.signature.args)
                 self._functions[kernel] = function, tuple(kinds)

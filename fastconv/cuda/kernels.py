@@ -291,6 +291,13 @@ KERNELS: tuple[Kernel, ...] = (
                result=dtype)
         for dtype in IMAGE_TYPES
     ),
+    *(
+        Kernel(f"{name}_float32_{lanes}", name, "float32", functools.partial(make, lanes),
+               pointwise.THREADS, 1, 32, {"STG.E.128": 1} if lanes > 1 else {}, unit=lanes,
+               result="float32")
+        for name, make in (("pair", pointwise.make_pair), ("place", pointwise.make_place))
+        for lanes in (4, 1)
+    ),
 )  # fmt: skip
 
 

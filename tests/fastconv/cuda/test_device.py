@@ -21,7 +21,7 @@ class Foreign:
     """An array of some library on the GPU."""
 
     def __init__(self, gpu, array):
-        self.kept = gpu.upload(array)
+        self.kept = gpu.constant(array)
         gpu.copies.clear()
         self.strides, self.shift = None, 0
 
@@ -35,7 +35,7 @@ def values(gpu, array):
     """An array on the GPU, as NumPy's."""
     found = GpuArray.find(array, "y", "test")
     result = np.empty(found.shape, found.dtype)
-    gpu.download(found, result)
+    gpu.download(found, result, None)
     return result
 
 
@@ -121,9 +121,14 @@ def test_the_callers_library_allocates_the_result(gpu, library, monkeypatch):
         calls.append((shape, dtype, where))
         return Foreign(gpu, np.empty(shape, np.float32))
 
-    monkeypatch.setitem(sys.modules, library, SimpleNamespace(empty=empty, float32="its float32"))
+    current = SimpleNamespace(cuda_stream=0, ptr=0)
+    streams = SimpleNamespace(
+        current_stream=lambda device: current, get_current_stream=lambda: current
+    )
+    module = SimpleNamespace(empty=empty, float32="its float32", cuda=streams)
+    monkeypatch.setitem(sys.modules, library, module)
     x = Foreign(gpu, integers((1, 4, 4, 4), 1))
-    x.device = nullcontext()
+    monkeypatch.setattr(Foreign, "device", nullcontext(), raising=False)
     monkeypatch.setattr(Foreign, "__module__", f"{library}.arrays")
     y = fastconv.max_pool2d(x, 2, device="cuda")
     assert isinstance(y, Foreign)
@@ -212,6 +217,8 @@ def test_arrays_on_the_gpu_stay_there(gpu):
     out = Foreign(gpu, np.zeros_like(expected))
     assert plan(*on_gpu, out=out) is out
     assert_equal(values(gpu, out), expected)
+    largest = fastconv.global_max_pool2d(y, device="cuda")
+    assert_equal(values(gpu, largest), expected.max(axis=(1, 2)))
     pooled = fastconv.max_pool2d(y, 2, device="cuda")  # results can go on
     assert_equal(values(gpu, pooled), fastconv.max_pool2d(expected, 2))
 

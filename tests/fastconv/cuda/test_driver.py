@@ -1,143 +1,37 @@
 """Calls of NVIDIA's driver, which is told apart from the rest: a stand-in answers them."""
 
 import ctypes
-from types import SimpleNamespace
+import importlib
+import inspect
+import re
+import types
 
 import numpy as np
 import pytest
 
 import fastconv
 from fastconv import cuda, gpu
-from fastconv.cuda import compiler, device, im2col
+from fastconv.cuda import compiler, device, im2col, memory
 from fastconv.spec import Conv2d
 from fastconv.weights import Weights
+from tests.fastconv.cuda.driver import Driver
 from tests.helpers import integers
 
-GOOD = SimpleNamespace(value=0, name="CUDA_SUCCESS")
-FULL = SimpleNamespace(value=2, name="CUDA_ERROR_OUT_OF_MEMORY")
 
-
-class Driver:
-    """Two GPUs whose memory is the host's and whose kernels leave no trace but in `launches`."""
-
-    CUresult = SimpleNamespace(
-        CUDA_SUCCESS=GOOD, CUDA_ERROR_OUT_OF_MEMORY=FULL, CUDA_ERROR_NO_DEVICE=None
-    )
-    CUdevice_attribute = SimpleNamespace(
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major",
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
-    )
-    CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="shared")
-    CUtensorMapDataType = SimpleNamespace(
-        CU_TENSOR_MAP_DATA_TYPE_FLOAT16="f16", CU_TENSOR_MAP_DATA_TYPE_BFLOAT16="bf16"
-    )
-    CUtensorMapInterleave = SimpleNamespace(CU_TENSOR_MAP_INTERLEAVE_NONE="plain")
-    CUtensorMapSwizzle = SimpleNamespace(CU_TENSOR_MAP_SWIZZLE_128B="128")
-    CUtensorMapL2promotion = SimpleNamespace(CU_TENSOR_MAP_L2_PROMOTION_L2_256B="256")
-    CUtensorMapFloatOOBfill = SimpleNamespace(CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE="zeros")
-    cuuint32_t = cuuint64_t = int
-    CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL="ordinal")
-
-    def __init__(self, capability=(9, 0), limit=1 << 30):
-        self.capability, self.limit, self.version = capability, limit, 13_000
-        self.memory, self.contexts, self.launches, self.attributes = {}, [], [], {}
-        self.maps = []
-
-    def cuInit(self, flags):
-        return (GOOD,)
-
-    def cuDriverGetVersion(self):
-        return GOOD, self.version
-
-    def cuDeviceGetCount(self):
-        return GOOD, 2
-
-    def cuDeviceGet(self, index):
-        return GOOD, index
-
-    def cuDeviceGetName(self, length, index):
-        return GOOD, b"Stand-in" + bytes(length - 8)
-
-    def cuDeviceGetAttribute(self, name, index):
-        return GOOD, self.capability[name == "minor"]
-
-    def cuDevicePrimaryCtxRetain(self, index):
-        return GOOD, f"context {index}"
-
-    def cuCtxPushCurrent(self, context):
-        self.contexts.append(context)
-        return (GOOD,)
-
-    def cuCtxPopCurrent(self):
-        return GOOD, self.contexts.pop()
-
-    def cuMemAllocAsync(self, nbytes, stream):
-        assert self.contexts and nbytes > 0
-        if sum(m.nbytes for m in self.memory.values()) + nbytes > self.limit:
-            return FULL, 0
-        made = fastconv.aligned_empty((nbytes,), np.uint8)
-        self.memory[made.ctypes.data] = made
-        return GOOD, made.ctypes.data
-
-    def cuMemGetInfo(self):
-        return GOOD, 5, self.limit
-
-    def cuMemFreeAsync(self, pointer, stream):
-        del self.memory[pointer]
-        return (GOOD,)
-
-    def cuMemcpyHtoDAsync(self, target, source, nbytes, stream):
-        assert nbytes <= self.memory[target].nbytes
-        ctypes.memmove(target, source, nbytes)
-        return (GOOD,)
-
-    def cuMemcpyDtoHAsync(self, target, source, nbytes, stream):
-        assert nbytes <= self.memory[source].nbytes
-        ctypes.memmove(target, source, nbytes)
-        return (GOOD,)
-
-    def cuStreamSynchronize(self, stream):
-        return (GOOD,)
-
-    def cuPointerGetAttribute(self, name, pointer):
-        return GOOD, 1 if pointer == 16 else 0
-
-    def cuModuleLoadData(self, code):
-        assert code[:4] == b"\x7fELF"
-        return GOOD, code
-
-    def cuModuleGetFunction(self, module, name):
-        assert name in module
-        return GOOD, name
-
-    def cuFuncSetAttribute(self, function, name, value):
-        self.attributes[function] = value
-        return (GOOD,)
-
-    def cuTensorMapEncodeIm2col(self, kind, rank, address, *told):
-        self.maps.append((kind, rank, *told))
-        return GOOD, SimpleNamespace(opaque=[address] * 16)
-
-    def cuLaunchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
-        values, kinds = parameters
-        assert self.contexts and (by, bz, stream, extra) == (1, 1, 0, 0)
-        [kind(value) for value, kind in zip(values, kinds, strict=True)]  # they must fit
-        assert shared <= self.attributes.get(function, 48 << 10)
-        self.launches.append((function.decode(), (gx, gy, gz), bx, shared, values, kinds))
-        return (GOOD,)
-
-
-@pytest.fixture
-def driver(monkeypatch, tmp_path):
-    made = Driver()
-    monkeypatch.setattr(device, "_driver", lambda: made)
-    monkeypatch.setattr(compiler, "cache_folder", lambda: tmp_path)
-    caches = device.gpu, device._undriven, cuda.on
-    for cached in caches:
-        cached.cache_clear()
-    yield made
-    for cached in caches:
-        cached.cache_clear()
+def test_the_stand_in_has_the_functions_of_the_driver():
+    """The same names, numbers of arguments and constants as NVIDIA's interface."""
+    real = importlib.import_module("cuda.bindings.driver")
+    for name, made in vars(Driver).items():
+        if isinstance(made, types.FunctionType) and name.startswith("cu"):
+            told = re.match(rf"{name}\((.*)\)", getattr(real, name).__doc__)[1]
+            count = len(told.split(",")) if told else 0
+            kinds = [p.kind for p in inspect.signature(made).parameters.values()][1:]
+            assert len(kinds) == count or inspect.Parameter.VAR_POSITIONAL in kinds, told
+        elif isinstance(made, types.SimpleNamespace):
+            for constant, value in vars(made).items():
+                known = getattr(getattr(real, name), constant)
+                number = getattr(value, "value", value)
+                assert isinstance(value, str) or number == known.value
 
 
 def test_a_run_launches_what_was_planned_and_frees_its_memory(driver, tmp_path):
@@ -196,7 +90,7 @@ def test_the_image_is_told_to_the_accelerator(driver):
 def test_the_driver_takes_what_tells_the_image(dtype):
     """Its own interface judges the types, and the values, too, where there is a driver."""
     seen = im2col.of(Conv2d((1, 6, 7, 64), (3, 3, 64, 8), dtype=dtype))
-    own = SimpleNamespace(_driver=device._driver())
+    own = types.SimpleNamespace(driver=device._driver())
     try:
         words = device.Gpu.tensor_map(own, seen, 1 << 20)
     except RuntimeError as error:
@@ -251,3 +145,75 @@ def test_old_things_are_refused(driver):
 def test_a_gpu_is_described(driver):
     assert cuda.unavailable() == ""
     assert cuda.describe() == "Stand-in, compute capability 9.0"
+
+
+@pytest.mark.parametrize("lockable", [True, False])
+def test_arrays_travel_through_locked_memory(driver, monkeypatch, lockable):
+    monkeypatch.setattr(memory, "CHUNK", 256)
+    driver.lockable = lockable
+    x = integers((1, 4, 5, 64), 1)  # 20 chunks
+    gpu = device.gpu(0)
+    there = gpu.upload(x, 7)
+    back = np.zeros_like(x)
+    gpu.download(there, back, 7)
+    np.testing.assert_array_equal(back, x)
+    copies = [w for w in driver.work if w[0] in ("up", "down")]
+    if lockable:
+        assert copies == [("up", 7, 256, True)] * 20 + [("down", 7, 256, True)] * 20
+        assert ("wait", 7) not in driver.work  # the host waits for parts of the result alone
+        assert [m.size for m in driver.pinned.values()] == [512]  # two chunks, used again
+    else:
+        assert copies == [("up", 7, x.nbytes, False), ("down", 7, x.nbytes, False)]
+        assert driver.work.count(("wait", 7)) == 2
+
+
+def test_odd_sizes_travel(driver, monkeypatch):
+    monkeypatch.setattr(memory, "CHUNK", 256)
+    for size in (0, 1, 255, 256, 257, 700):
+        x = np.arange(size).astype(np.uint8)
+        back = np.zeros_like(x)
+        gpu = device.gpu(0)
+        gpu.download(gpu.upload(x, 1), back, 1)
+        np.testing.assert_array_equal(back, x)
+
+
+def test_a_chunk_is_used_again_when_its_copy_has_ended(driver, monkeypatch):
+    """The driver copies when somebody waits for the event behind the copy, and not before."""
+    monkeypatch.setattr(memory, "CHUNK", 64)
+    pending = []
+
+    def later(target, source, nbytes, stream):
+        pending.append([None, target, source, nbytes])
+        return driver.cuStreamSynchronize(stream)
+
+    def record(event, stream):
+        pending[-1][0] = event
+        return driver.cuStreamSynchronize(stream)
+
+    def wait(event):
+        while any(p[0] == event for p in pending):  # and all that came before
+            ctypes.memmove(*pending.pop(0)[1:])
+        return driver.cuStreamSynchronize(1)
+
+    for name in ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync"):
+        monkeypatch.setattr(driver, name, later)
+    monkeypatch.setattr(driver, "cuEventRecord", record)
+    monkeypatch.setattr(driver, "cuEventSynchronize", wait)
+    gpu = device.gpu(0)
+    x, back = integers((7, 50), 1), np.zeros((7, 50), np.float32)
+    there = gpu.upload(x, 1)
+    x0 = x.copy()
+    x[...] = 9  # the caller may do so
+    gpu.download(there, back, 1)
+    np.testing.assert_array_equal(back, x0)
+
+
+def test_threads_have_chunks_of_their_own(driver, monkeypatch):
+    gpu = device.gpu(0)
+    with gpu._transfers._chunks() as one, gpu._transfers._chunks() as two:
+        assert one is not two
+        with gpu._transfers._chunks() as three:
+            assert three not in (one, two)
+    assert len(driver.pinned) == 3
+    del one, two, three
+    assert len(driver.pinned) == memory.IDLE  # the others are let go
