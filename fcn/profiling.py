@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import html
 import math
 import statistics
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 import fastconv
@@ -173,8 +173,7 @@ def profile(session: Session, image: npt.NDArray[Any], runs: int = 5) -> Profile
     x = session.prepare(image)
     program = session.labelling(x.shape)
     steps = [_Timed(**vars(step)) for step in program.steps]
-    watched = copy.copy(program)
-    watched.steps = [*steps]
+    watched = program.with_steps(steps)
     buffers, whole, last = program.buffers(), _Times(), _Times()
     for _ in range(runs + 1):
         with whole:
@@ -220,6 +219,8 @@ class _Timed(Step):
         """As `Step.run`."""
         with self.times:
             super().run(inputs, out)
+            if not isinstance(out, np.ndarray):  # on a GPU it has only been started
+                out.wait()
 
 
 def _measured(step: _Timed, sizes: dict[str, int]) -> Measured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -62,6 +63,12 @@ class Program:
     def scratch_bytes(self) -> int:
         """Memory that a step may borrow; each borrows the same."""
         return max((s.plan.scratch_bytes for s in self.steps if s.plan is not None), default=0)
+
+    def with_steps(self, steps: Sequence[Step]) -> Program:
+        """The same with steps in place of these that do more, such as to measure themselves."""
+        changed = copy.copy(self)
+        changed.steps = [*steps]
+        return changed
 
     def buffers(self) -> dict[str, Array]:
         """A new set of arrays for all results but the outputs, which the caller keeps."""

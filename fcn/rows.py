@@ -17,9 +17,10 @@ from fcn.fusion import Group
 from fcn.graph import Node, Shape
 from fcn.ops import transposed
 
-__all__ = ["RESIZES", "Band", "band", "unit", "wants_all"]
+__all__ = ["RESIZES", "Band", "band", "unit", "wants_all", "whole"]
 
 RESIZES = ("resize2d", "resize2d_to", "upsample2d")
+SHIFTS = ("crop", "trim2d", "pad2d")
 Rows = tuple[int, int]  # the first, and the one behind the last
 
 
@@ -73,6 +74,17 @@ def band(group: Group, known: Mapping[str, Shape], low: int, high: int) -> Band:
         first, pad = _shifted(node, height, low, high)
     others = (rows if known[name][1] > 1 else (0, 1) for name in group.inputs[1:])
     return Band(rows, (first, *others), pad)
+
+
+def whole(group: Group, known: Mapping[str, Shape]) -> Band:
+    """All rows of a step's result, from all rows of its inputs, those that it needs not, too."""
+    found = band(group, known, 0, known[group.last.name][1])
+    (first, last), height = found.reads[0], known[group.node.inputs[0]][1]
+    more = 1 if group.node.op in SHIFTS else 0  # rows of the result that a row more would make
+    if group.node.op == "conv2d_transpose":
+        more = -group.node.attrs["stride"][0]
+    pad = found.pad[0] - more * first, found.pad[1] - more * (height - last)
+    return Band(found.rows, tuple((0, known[name][1]) for name in group.inputs), pad)
 
 
 def unit(group: Group, algorithm: str) -> int:
@@ -142,7 +154,7 @@ def _shifted(node: Node, height: int, low: int, high: int) -> tuple[Rows, Rows]:
     elif node.op == "pad2d":
         offset = -node.attrs["sides"][0][0]
     low, high = low + offset, high + offset
-    if height == 1 and node.op not in ("crop", "trim2d", "pad2d"):
+    if height == 1 and node.op not in SHIFTS:
         return (0, 1), (0, 0)  # repeated, for a sum with a larger one
     reads = min(max(low, 0), height), min(max(high, 0), height)
     return reads, (max(-low, 0), max(high - height, 0))

@@ -11,12 +11,13 @@ import functools
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from fcn import images, scores
+from fastconv import resident
+from fcn import images, on_gpu, scores
 from fcn.fusion import Group
 from fcn.graph import INPUT, Graph, Model, Node, Shape
 from fcn.program import Program
@@ -46,7 +47,8 @@ class Session:
     algorithm : {"auto", "direct", "winograd_f4", "winograd_f3", "winograd_f2", "winograd_f6"}
         For the convolutions, as in `fastconv.conv2d`.
     device : str
-        Where layers run, as in `fastconv.conv2d`. Between layers, what they give is on the host.
+        Where layers run, as in `fastconv.conv2d`. On a GPU, what lies between layers stays there
+        (see `fcn.on_gpu`); of bands it is on the host.
 
     Examples
     --------
@@ -81,7 +83,8 @@ class Session:
         ----------
         x : ndarray, (n, h, w, c) or (h, w, c), float32; or mapping of str to such arrays
             Normalised as the model expects it; see `prepare` for pictures. A mapping has one array
-            for each of ``model.graph.inputs``; an only input is called ``"input"``.
+            for each of ``model.graph.inputs``; an only input is called ``"input"``. On a GPU, also
+            arrays there, (n, h, w, c), of any library; what the result is, `fastconv.conv2d` tells.
 
         Returns
         -------
@@ -109,19 +112,34 @@ class Session:
             batch = self._checked(x)
             only, _ = graph.output, graph.channels  # errors where there are several of them
             result = self._run(self._program((batch.shape,)), {INPUT: batch})[only]
-            return result if x.ndim == 4 else result[0]
+            return result[0] if isinstance(x, np.ndarray) and x.ndim == 3 else result
         if x.keys() != graph.inputs.keys():
             raise ValueError(f"running {graph.name}: it reads {list(graph.inputs)}, got {list(x)}")
         batches = {name: self._checked(x[name]) for name in graph.inputs}
         shapes = tuple(batch.shape for batch in batches.values())
         results = self._run(self._program(shapes), batches)
-        alone = all(array.ndim == 3 for array in x.values())
+        alone = all(isinstance(array, np.ndarray) and array.ndim == 3 for array in x.values())
         return {
             name: results[node][0] if alone else results[node]
             for name, node in graph.outputs.items()
         }
 
+    def __str__(self) -> str:
+        found = [
+            buffers for _, buffers in self._idle.copy() if isinstance(buffers, on_gpu.Residence)
+        ]
+        return "\n  ".join([f"{self.model.graph.name} on {self.device}", *map(str, found)])
+
     def _run(self, program: Program, inputs: Mapping[str, Array]) -> dict[str, npt.NDArray[Any]]:
+        try:
+            return self._run_once(program, inputs)
+        except MemoryError:
+            if self.device == "cpu" or not self._idle:
+                raise
+            self._idle.clear()  # what other shapes keep on the GPU
+        return self._run_once(program, inputs)
+
+    def _run_once(self, program: Program, inputs: Mapping[str, Array]) -> dict[str, Any]:
         buffers = self.borrow(program)
         results = program.run_all(inputs, buffers)
         self.give_back(program, buffers)
@@ -334,28 +352,40 @@ class Session:
         return out[1:3] == shape[1:3]
 
     def _compile(self, inputs: tuple[Shape, ...], labels: bool = False) -> Program:
-        return Program(
+        make = Program if self.device == "cpu" else on_gpu.GpuProgram
+        return make(
             self.model, inputs, self.packed, algorithm=self.algorithm,
             num_threads=self.num_threads, device=self.device, labels=labels,
         )  # fmt: skip
 
     def borrow(self, program: Program | Schedule) -> dict[str, Array]:
-        """Idle buffers of this program or schedule, or new ones; those of others are let go."""
-        while self._idle:
+        """Idle buffers of this program or schedule, or new ones.
+
+        Those of others are let go on the host; on a GPU a CUDA graph belongs to each.
+        """
+        others, found = [], None
+        while found is None and self._idle:
             try:
                 owner, buffers = self._idle.pop()
             except IndexError:  # another thread took the last
                 break
             if owner is program:
-                return buffers
-        return program.buffers()
+                found = buffers
+            elif self.device != "cpu":
+                others.append((owner, buffers))
+        self._idle.extendleft(others)
+        return program.buffers() if found is None else found
 
     def give_back(self, program: Program | Schedule, buffers: dict[str, Array]) -> None:
         """Keep buffers for the next run: new memory costs a sixth of the time of all layers."""
         self._idle.append((program, buffers))
+        if self.device != "cpu" and len(self._idle) > PROGRAMS:
+            self._idle.popleft()
 
     def _checked(self, x: Array) -> Array:
         name = self.model.graph.name
+        if self.device != "cpu" and (there := resident.find(x, f"running {name}")):
+            return cast(Array, there)
         if not isinstance(x, np.ndarray) or x.dtype != np.float32:
             got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
             raise TypeError(

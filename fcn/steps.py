@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import fastconv
 from fastconv import shapes
-from fcn import native, rows
+from fcn import gpu_ops, native, rows
 from fcn.fusion import Group
 from fcn.graph import Node, Shape
 from fcn.ops import CLAMPS, ELEMENTWISE, transposed
@@ -84,7 +84,7 @@ class Step:
     def run(self, inputs: Sequence[Array], out: npt.NDArray[Any]) -> None:
         """Fill `out`; of each whole input the rows that are wanted are taken."""
         parts = zip(inputs, self.band.reads, strict=True)
-        self.call(*(x[:, low:high] for x, (low, high) in parts), out=out)
+        self.call(*(_rows(x, *read) for x, read in parts), out=out)
 
 
 def compile_step(
@@ -99,7 +99,8 @@ def compile_step(
     labels: bool = False,
 ) -> Step:
     """A step for all rows; arguments as for `compile_band`."""
-    whole = rows.band(group, known, 0, known[group.last.name][1])
+    height = known[group.last.name][1]
+    whole = rows.band(group, known, 0, height) if device == "cpu" else rows.whole(group, known)
     return compile_band(
         group, known, weights, packed, whole, algorithm=algorithm, num_threads=num_threads,
         device=device, labels=labels,
@@ -176,6 +177,8 @@ def compile_band(
     elif node.op == "activation":  # of a depthwise convolution that changes nothing
         ones = np.ones((1, 1, 1, c), np.float32)
         call = fastconv.plan_conv2d(x, ones, groups=c, **where, **attrs)
+    elif device != "cpu" and node.op in gpu_ops.OPS:
+        call = functools.partial(gpu_ops.OPS[node.op], node, device)
     elif node.op in ELEMENTWISE:
         call = functools.partial(_together, node.op, **node.attrs)
     elif node.op in POOLS:
@@ -193,8 +196,14 @@ def compile_band(
     elif node.op == "concat":
         call = functools.partial(_concat, num_threads=num_threads)
     else:
-        call = functools.partial(_place, top=band.pad[0], left=_left(node))
+        move = _place if device == "cpu" else functools.partial(gpu_ops.place, device=device)
+        call = functools.partial(move, top=band.pad[0], left=_left(node))
     return Step(group, band, out, fastconv.label_dtype(channels) if labels else FLOAT, call)
+
+
+def _rows(x: Array, low: int, high: int) -> Array:
+    """Some rows of an array; if it is on a GPU, all are wanted."""
+    return x if (low, high) == (0, x.shape[1]) else x[:, low:high]
 
 
 def gives_labels(group: Group, known: Mapping[str, Shape]) -> bool:
