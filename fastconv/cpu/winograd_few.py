@@ -81,7 +81,7 @@ class Few(OneJob):
         streaming = _inverse(m, spec, "stream")
         whole = k % LANES[dtype] == 0 and not spec.pool and not finisher
         self._streaming: Template | None = None
-        if whole and streaming and host.bypasses(math.prod(spec.out) * work):
+        if whole and host.bypasses(math.prod(spec.out) * work):
             self._streaming = JOB.changed(self._template, inverse=streaming[0].address)
 
     def _template_for(self, out: int) -> Template:
