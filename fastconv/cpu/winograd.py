@@ -162,9 +162,7 @@ class Winograd:
             self._shared = -(-tiles // block) * block_bytes
         self._steps = steps("winograd_pool" if spec.pool else "winograd_output")
         # Past the caches, where whole vectors are aligned; see `run`.
-        whole = k % lanes == 0 and not spec.pool and not finisher
-        stream = whole and host.bypasses(math.prod(spec.out) * item)
-        self._streaming = steps("winograd_stream") if stream else None
+        self._streaming = steps("winograd_stream") if streams(spec, finisher) else None
 
     def scratch_bytes(self, threads: int) -> int:
         """Scratch memory of a run."""
@@ -180,6 +178,12 @@ class Winograd:
         steps = self._streaming if self._streaming and target % 64 == 0 else self._steps
         for job, template in steps:
             job.run(template, source, target, memory, threads, residual)
+
+
+def streams(spec: Conv2d, finisher: Kernel | None) -> bool:
+    """Whether outputs are whole vectors that do not fit in the caches, and written just once."""
+    whole = spec.w[3] % LANES[WORKING[spec.dtype]] == 0 and not spec.pool and not finisher
+    return whole and host.bypasses(math.prod(spec.out) * ITEMSIZE[spec.dtype])
 
 
 def pack_weights(w: np.ndarray, m: int, stride: int, nr: int, depth: int, dtype: str) -> np.ndarray:

@@ -10,19 +10,17 @@ through the first cache (2.4 -> 2.8 ms for 64 channels); 7x7 kernels of stride 2
 input tiles of 11 x 11 are a quarter of the work (4.7 -> 4.4 ms).
 """
 
-import math
-
 import numpy as np
 
 from fastconv.cook_toom import transform_weights
-from fastconv.cpu import cost, finish, host, pack
+from fastconv.cpu import cost, finish, pack
 from fastconv.cpu.cost import Cost
 from fastconv.cpu.job import Job, OneJob, Template
-from fastconv.cpu.kernels import Kernel, candidates, kernel
+from fastconv.cpu.kernels import Kernel, kernel
 from fastconv.cpu.micro.winograd import FEW, FEW_TILES
 from fastconv.cpu.simd import LANES
+from fastconv.cpu.winograd import streams, tile_counts
 from fastconv.cpu.winograd import supports as tiled
-from fastconv.cpu.winograd import tile_counts
 from fastconv.cpu.winograd_drivers import few
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import aligned_empty
@@ -35,9 +33,9 @@ TILE_CYCLES = 100  # what a tile costs beside its arithmetic
 JOB = Job(few)
 
 
-def _inverse(m: int, spec: Conv2d, kind: str) -> list[Kernel]:
+def _inverse(m: int, spec: Conv2d, kind: str) -> Kernel:
     find = {"mr": m, "taps": spec.w[0], "stride": spec.stride[0], "depth": spec.x[3]}
-    return candidates(f"winograd_few_{kind}", WORKING[spec.dtype], **find)
+    return kernel(f"winograd_few_{kind}", WORKING[spec.dtype], **find)
 
 
 class Few(OneJob):
@@ -54,7 +52,7 @@ class Few(OneJob):
         work = ITEMSIZE[dtype]
         ty, tx, tiles = tile_counts(spec, m)
         reach = stride * (m - 1) + taps
-        self.kernel = _inverse(m, spec, "pool" if spec.pool else "output")[0]
+        self.kernel = _inverse(m, spec, "pool" if spec.pool else "output")
         nr = LANES[dtype] // self.kernel.split
         layout = "few", m, stride, nr, dtype
         self.packed = w.packed(layout, lambda array: pack_weights(array, *layout[1:]))
@@ -78,11 +76,10 @@ class Few(OneJob):
             clamp=self._clamp.ctypes.data, slopes=self._slopes.ctypes.data,
             item=ITEMSIZE[spec.dtype], work=work,
         )  # fmt: skip
-        streaming = _inverse(m, spec, "stream")
-        whole = k % LANES[dtype] == 0 and not spec.pool and not finisher
         self._streaming: Template | None = None
-        if whole and host.bypasses(math.prod(spec.out) * work):
-            self._streaming = JOB.changed(self._template, inverse=streaming[0].address)
+        if streams(spec, finisher):
+            past = _inverse(m, spec, "stream")
+            self._streaming = JOB.changed(self._template, inverse=past.address)
 
     def _template_for(self, out: int) -> Template:
         return self._streaming if self._streaming and out % 64 == 0 else self._template

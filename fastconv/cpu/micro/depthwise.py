@@ -38,13 +38,9 @@ def depthwise(
                 if kernel.taps and mr > 1:
                     _shared_inputs(e, kernel, acc, line, column, weights, taps, plane, mask)
                 elif kernel.taps:
-                    places = e.run(e.add(weights, e.mul(taps, plane)), plane, kernel.taps)
-                    for q, at_tap in enumerate(e.run(line, column, kernel.taps)):
-                        met = [e.ir.icmp_signed("<=", first_column, e.const(q)),
-                               e.ir.icmp_signed("<", e.const(q), last_column)]  # fmt: skip
-                        with e.ir.if_then(e.ir.and_(*met)):
-                            weight, value = load(e, places[q], mask), e.load_stored(at_tap, mask)
-                            e.set(acc[0], e.fma(value, weight, e.get(acc[0])))
+                    own = e.add(weights, e.mul(taps, plane))
+                    met = first_column, last_column
+                    _one_output(e, kernel, acc[0], line, column, met, own, plane, mask)
                 else:
                     with e.loop(last_column, start=first_column) as q:
                         place = e.add(weights, e.mul(e.add(taps, q), plane))
@@ -71,6 +67,19 @@ def depthwise(
             mr //= 2
 
     each_vector(e, channels, body)
+
+
+def _one_output(
+    e: Emitter, kernel: Any, slot: Any, line: Any, column: Any, met: tuple[Any, Any], weights: Any,
+    plane: Any, mask: Any,
+) -> None:  # fmt: skip
+    """Add one row of taps to an output that meets columns from ``met[0]`` up to ``met[1]``."""
+    places = zip(e.run(line, column, kernel.taps), e.run(weights, plane, kernel.taps), strict=True)
+    for q, (at, weight) in enumerate(places):
+        after = e.ir.icmp_signed("<=", met[0], e.const(q))
+        before = e.ir.icmp_signed("<", e.const(q), met[1])
+        with e.ir.if_then(e.ir.and_(after, before)):
+            e.set(slot, e.fma(e.load_stored(at, mask), load(e, weight, mask), e.get(slot)))
 
 
 def _shared_inputs(

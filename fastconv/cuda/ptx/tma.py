@@ -30,32 +30,26 @@ def _by_one(text, constraints):
     return code, constraints + ",r,~{memory}"
 
 
-@intrinsic
-def barrier_start(typing_context, shared, at, count, predicate):
-    """Make a barrier whose phases end with so many arrivals, and their bytes."""
+def _barrier(instruction):
+    @intrinsic
+    def barrier(typing_context, shared, at, number, predicate):
+        def generate(context, builder, signature, operands):
+            where = address(context, builder, signature.args[0], *operands[:2], SHARED_SPACE)
+            text, constraints = _by_one(instruction, "r,r")
+            on = builder.zext(operands[3], I32)
+            asm(builder, VOID, text, constraints, [where, operands[2], on])
+            return context.get_dummy_value()
 
-    def generate(context, builder, signature, operands):
-        where = address(context, builder, signature.args[0], *operands[:2], SHARED_SPACE)
-        text, constraints = _by_one("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r")
-        on = builder.zext(operands[3], I32)
-        asm(builder, VOID, text, constraints, [where, operands[2], on])
-        return context.get_dummy_value()
+        return types.void(shared, types.int32, types.int32, types.boolean), generate
 
-    return types.void(shared, types.int32, types.int32, types.boolean), generate
+    return barrier
 
 
-@intrinsic
-def barrier_expect(typing_context, shared, at, size, predicate):
-    """Arrive, and announce so many bytes."""
-
-    def generate(context, builder, signature, operands):
-        where = address(context, builder, signature.args[0], *operands[:2], SHARED_SPACE)
-        text, constraints = _by_one("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r")
-        on = builder.zext(operands[3], I32)
-        asm(builder, VOID, text, constraints, [where, operands[2], on])
-        return context.get_dummy_value()
-
-    return types.void(shared, types.int32, types.int32, types.boolean), generate
+# (shared, at, count, predicate): make a barrier whose phases end with so many arrivals, and their
+# bytes.
+barrier_start = _barrier("mbarrier.init.shared::cta.b64 [$0], $1;")
+# (shared, at, size, predicate): arrive, and announce so many bytes.
+barrier_expect = _barrier("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;")
 
 
 @intrinsic
