@@ -30,6 +30,7 @@ class Kernel:
     dtype: str
     mr: int = 1  # rows of the tile: pixels, or Winograd tiles; m of a Winograd transform
     vectors: int = 1  # vectors of the tile: channels
+    rows: int = 1  # rows of an image that the pixels of the tile lie in
     needs: str = ""  # CPU feature as LLVM names it; "" = every host
     split: int = 1  # parts of a vector, for code that needs many of them in registers
     taps: int = 0  # r of a Winograd transform; of a window, 0 = any number
@@ -39,6 +40,7 @@ class Kernel:
     @property
     def name(self) -> str:
         parts = [self.kind, self.dtype, f"{self.mr}x{self.vectors}"]
+        parts += [f"rows{self.rows}"] if self.rows > 1 else []
         parts += [f"taps{self.taps}"] if self.taps else []
         parts += [f"stride{self.stride}"] if self.stride > 1 else []
         parts += [f"split{self.split}"] if self.split > 1 else []
@@ -84,8 +86,8 @@ BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
     "panels": (14, gemm.panels),
     "winograd_input": (7, winograd.forward),
     **{f"winograd_{kind}": (10, winograd.inverse) for kind in INVERSES},
-    "depthwise": (16, depthwise.depthwise),
-    "depthwise_sums": (16, depthwise.depthwise),
+    "depthwise": (17, depthwise.depthwise),
+    "depthwise_sums": (17, depthwise.depthwise),
     "widen": (3, finish.widen),
     **{
         f"finish_{name}": (12, finish.finish)
@@ -105,7 +107,7 @@ BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
 def _products(dtype: str) -> list[Kernel]:
     """Matrix products in a working precision. Wider tiles first: `candidates` keeps this order."""
     return [
-        Kernel(kind, dtype, mr, vectors, needs)
+        Kernel(kind, dtype, mr, vectors, needs=needs)
         for kind, mr, vectors, needs in (
             ("gemm", 6, 4, "avx512f"),
             ("gemm", 8, 3, "avx512f"),
@@ -144,9 +146,10 @@ def _image_rows(dtype: str) -> list[Kernel]:
         for taps in (*unrolled, 0)
     ]
     rows += [
-        Kernel(kind, dtype, mr, needs=needs, split=split, taps=taps, stride=stride)
+        Kernel(kind, dtype, 4, 1, rows, needs, split, taps, stride)
         for kind in ("depthwise", "depthwise_sums")
-        for mr, taps, stride in ((8, 3, 1), (8, 3, 2), (8, 5, 1), (8, 5, 2), (4, 0, 1))
+        for taps, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (0, 1))
+        for rows in ((2, 1) if taps else (1,))
         for needs, split in (("avx512f", 1), ("", 2))
     ]
     rows += _transforms("input", dtype)
@@ -166,7 +169,7 @@ def _transforms(kind: str, dtype: str) -> list[Kernel]:
     )
     few = "few" in kind
     return [
-        Kernel(f"winograd_{kind}", dtype, m, 1, needs, split, taps, stride, depth)
+        Kernel(f"winograd_{kind}", dtype, m, 1, 1, needs, split, taps, stride, depth)
         for (taps, stride), sizes in (FEW_TILES if few else TILES).items()
         for m in sizes
         if not kind.endswith("pool") or m % 2 == 0

@@ -185,6 +185,30 @@ def test_depthwise(channels, multiplier):
     np.testing.assert_array_equal(y, reference.conv2d(x, w.reshape(3, 2, 1, -1), None, spec))
 
 
+@pytest.mark.parametrize("channels", [3, 37, 130])  # one block, of one vector or more, or two
+@pytest.mark.parametrize("rows", [1, 8, 9])  # a single one, pairs, and what they leave
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("taps", [3, 5])
+def test_pairs_of_rows_of_depthwise(taps, stride, rows, channels):
+    x = integers((1, (rows - 1) * stride + 1, 13, channels), seed=1)
+    w, bias = integers((taps, taps, 1, channels), seed=2), integers((channels,), seed=3)
+    plan = plan_conv2d(x.shape, w, bias, groups=channels, stride=stride, padding=taps // 2)
+    assert plan.kernel.startswith("depthwise_float32_4x1")
+    assert ("rows2" in plan.kernel) == (rows > 1)
+    assert f"taps{taps}" in plan.kernel
+    np.testing.assert_array_equal(plan(x), reference.conv2d(x, w, bias, plan.spec))
+
+
+@pytest.mark.parametrize("options", [
+    {"stride": (1, 2)}, {"stride": (2, 1)}, {"dilation": (2, 1)}, {"dilation": (1, 2)},
+])  # fmt: skip
+def test_depthwise_by_single_rows(options):
+    x, w = integers((1, 8, 9, 21), seed=1), integers((3, 3, 1, 21), seed=2)
+    plan = plan_conv2d(x.shape, w, groups=21, padding=1, **options)
+    assert "rows" not in plan.kernel
+    np.testing.assert_array_equal(plan(x), reference.conv2d(x, w, None, plan.spec))
+
+
 @pytest.mark.parametrize("algorithm", ["direct", "winograd_f4"])
 def test_nan_and_infinity_stay_visible(algorithm):
     x = np.ones((1, 24, 24, 16), np.float32)
