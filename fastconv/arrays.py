@@ -1,6 +1,7 @@
 """Arrays as they come from the caller: checked, in native byte order, and where results go."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ __all__ = ["as_format", "check_array", "check_vector", "into", "nhwc", "out_view
 FORMATS = ("NHWC", "NCHW")
 COMMON = frozenset(map(np.dtype, (np.float32, np.float64, np.float16)))  # their names are slow
 REMEMBERED = 256
+SMALL = 1 << 12  # numbers
 
 
 def check_array(x: Any, name: str, op: str, ndim: int = 4, dtype: str | None = None) -> np.ndarray:
@@ -67,7 +69,8 @@ def into(
 
     Arrays may be on `gpu`, if there is one.
     """
-    if any(isinstance(x, GpuArray) for x in inputs):
+    # Lists, not generators: a call takes 4 us in all.
+    if [x for x in inputs if isinstance(x, GpuArray)]:
         on_gpu: np.ndarray = into_gpu(out, shape, dtype, inputs, op, run, gpu)
         return on_gpu
     if out is not None:
@@ -78,14 +81,19 @@ def into(
                 f"{op}: out must be {dtype.name} of shape {shape}, got {out.dtype.name} of "
                 f"shape {out.shape}"
             )
-        if not out.flags.writeable or any(np.may_share_memory(out, x) for x in inputs):
+        if not out.flags.writeable or [x for x in inputs if np.may_share_memory(out, x)]:
             raise ValueError(f"{op}: out must be writeable and must not share memory with inputs")
-    target = out if out is not None and out.flags.c_contiguous else aligned_empty(shape, dtype)
+    target = out if out is not None and out.flags.c_contiguous else _new(shape, dtype)
     if target.size:
-        run(*(x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs), target)
+        run(*[x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs], target)
     if out is not None and target is not out:
         out[...] = target
     return target if out is None else out
+
+
+def _new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Memory for a result. A few cache lines that are split cost less than to align them."""
+    return np.empty(shape, dtype) if math.prod(shape) < SMALL else aligned_empty(shape, dtype)
 
 
 def nhwc(x: Any, data_format: str, op: str, name: str = "x") -> np.ndarray:

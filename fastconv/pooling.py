@@ -121,14 +121,17 @@ def avg_pool2d(
     return as_format(y, data_format, out)
 
 
+@remembered
+def _whole(shape: tuple[int, ...], dtype: np.dtype[Any], kind: str, device: str) -> Any:
+    return _pool(shape, dtype, kind, shape[1:3], None, "valid", 1, False, False, device, False)
+
+
 def _global_pool(kind: Any, x: Any, data_format: str, device: str, threads: Any) -> np.ndarray:
     op = f"global_{kind}_pool2d"
     image = nhwc(x, data_format, op)
     if 0 in image.shape[1:3]:
         raise ValueError(f"{op}: no pixels to pool in x of shape {image.shape}")
-    size = image.shape[1:3]
-    executor, shape = _pool(image.shape, image.dtype, kind, size, None, "valid", 1, False, False,
-                            device, False)  # fmt: skip
+    executor, shape = _whole(image.shape, image.dtype, kind, device)
     y = run_windows(executor, image, shape, image.dtype, threads, None, op)
     return y.reshape(shape[0], shape[3])
 

@@ -5,26 +5,23 @@ Both axes are tables made when the operation is planned: which input rows (colum
 a maximum, never enters a mean, and a NaN spreads no further than the windows that hold it.
 
 A task is an output row, in strips: its input rows are combined to one, which stays in the L1 cache,
-then the columns of that one. A pool over the whole image is two, so that threads can share it.
-
-What did not help there: parts of the channels instead of the pixels, or sums in registers.
+then the columns of that one.
 """
 
 import math
 
 import numpy as np
 
-from fastconv.axes import Axis, axes, make_axis
+from fastconv.axes import Axis, axes
 from fastconv.cpu.intrinsics import call, load_int, store_int
-from fastconv.cpu.job import Job, between, scratch, take
+from fastconv.cpu.job import Job, scratch, take
 from fastconv.cpu.kernels import candidates, kernel
 from fastconv.cpu.simd import LANES
 from fastconv.dtypes import ITEMSIZE, WORKING, label_dtype
 from fastconv.memory import address
-from fastconv.spec import Pool2d, Resize2d
+from fastconv.spec import Pool2d
 
 STRIP_BYTES = 16 << 10  # of L1, for a combined row
-PARTS, WHOLE = 8, 1 << 16  # of an image that is pooled as a whole, if it has so many numbers
 
 
 def windows(thread, counter, x, out, scratch, add, scratch_bytes, down, across, labels, label_item,
@@ -197,44 +194,3 @@ class WindowsArgmax:
     def run(self, x: np.ndarray, out: np.ndarray, indices: np.ndarray, threads: int) -> None:
         """Arrays C-contiguous, of the spec's shapes and dtype; `indices` int64."""
         ARGMAX_JOB.run(self._template, address(x), address(out), address(indices), threads)
-
-
-class WholePool:
-    """A pool over whole images: of parts of their pixels first, then of what the parts give."""
-
-    def __init__(self, spec: Pool2d) -> None:
-        n, h, w, c = spec.x
-        wide, pixels = WORKING[spec.dtype], h * w
-        part = -(-pixels // PARTS)
-        positions = np.arange(-(-pixels // part) * part).reshape(-1, part)
-        ones = np.ones(len(positions))
-        parts = make_axis(positions, np.ones(positions.shape), pixels, ones)
-        all_parts = np.arange(len(positions))[None]
-        whole = make_axis(all_parts, np.ones(all_parts.shape), len(positions), np.array([pixels]))
-        one = make_axis(np.zeros((1, 1)), np.ones((1, 1)), 1, np.ones(1))
-        first, second = ("max", "max") if spec.kind == "max" else ("sum", "mean")
-        self._between = (n, len(positions), 1, c), np.dtype(wide)
-        self._first = Windows(first, (n, pixels, 1, c), parts, one, spec.dtype, wide)
-        self._second = Windows(second, self._between[0], whole, one, wide, spec.dtype)
-        self.kernel = self._second.kernel
-        self.work = self._first.work + self._second.work
-
-    def run(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-        """As `Windows.run`."""
-        rows = between(*self._between)
-        self._first.run(x, rows, threads)
-        self._second.run(rows, out, threads)
-
-
-def plan(spec: Pool2d | Resize2d, labels: bool = False) -> Windows | WholePool:
-    """One task an output row is enough, unless it is the only one and has much to do.
-
-    `labels`: the result is the largest channel of each pixel.
-    """
-    if isinstance(spec, Resize2d):
-        return Windows("sum", spec.x, *axes(spec, False), spec.dtype, spec.dtype, labels)
-    whole = spec.size == spec.x[1:3] and not any(map(any, spec.pad))
-    if whole and math.prod(spec.x[1:]) >= WHOLE:  # however many images: the same bits
-        return WholePool(spec)
-    kind = "max" if spec.kind == "max" else "mean"
-    return Windows(kind, spec.x, *axes(spec, kind == "max"), spec.dtype, spec.dtype)

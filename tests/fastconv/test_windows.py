@@ -7,7 +7,7 @@ import pytest
 
 import fastconv
 from fastconv import bounds, reference
-from fastconv.cpu import plan_windows, plan_windows_argmax, windows
+from fastconv.cpu import plan_windows, plan_windows_argmax, whole, windows
 from fastconv.spec import COORDINATES, METHODS, Pool2d, Resize2d
 from tests.helpers import assert_within, integers
 
@@ -147,17 +147,38 @@ def test_strips_of_long_rows_fit_together(kind, channels):
         assert_within(y, reference.pool2d(x, spec), bounds.pool2d(x, spec))
 
 
-def test_two_pools_are_one_whole_pool():
-    x = integers((2, 61, 67, 21), seed=1)
-    for kind, pool in (("max", fastconv.global_max_pool2d), ("avg", fastconv.global_avg_pool2d)):
-        spec = Pool2d(x.shape, kind, (61, 67), (61, 67))
-        assert isinstance(plan_windows(spec), windows.WholePool)
-        expected = reference.pool2d(x, spec)[:, 0, 0]
-        assert_within(pool(x), expected, bounds.pool2d(x, spec)[:, 0, 0])
+@pytest.mark.parametrize("shape", [
+    (1, 1, 1, 1), (2, 1, 3, 7), (2, 3, 3, 16), (1, 5, 2, 40), (2, 3, 3, 300), (1, 2, 4, 700),
+    (2, 61, 67, 40), (1, 300, 150, 3), (1, 30, 31, 300),  # the last three are cut into parts
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_pools_over_whole_images(shape, dtype):
+    x = integers(shape, seed=1).astype(dtype)
+    n, h, w, c = shape
+    parts = h * w * min(c, whole.BLOCK) >= 2 * whole.TASK
+    assert parts == (shape in {(2, 61, 67, 40), (1, 300, 150, 3), (1, 30, 31, 300)})
+    for kind, pool, name in (
+        ("max", fastconv.global_max_pool2d, "max"),
+        ("avg", fastconv.global_avg_pool2d, "sum" if parts else "mean"),
+    ):
+        spec = Pool2d(shape, kind, (h, w), (h, w), dtype=np.dtype(dtype).name)
+        plan = plan_windows(spec)
+        assert plan.kernel.name.startswith(f"whole_{name}_{spec.dtype}")
+        expected = reference.pool2d(x, spec)[:, 0, 0].astype(dtype)
+        np.testing.assert_array_equal(pool(x), expected)
+        np.testing.assert_array_equal(pool(x, num_threads=3), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3, 21), (1, 80, 90, 21)], ids=str)
+def test_nan_in_a_pool_over_a_whole_image(shape):
+    x = np.ones(shape, np.float32)
+    x[0, -1, -1, 3] = np.nan
+    for pool in (fastconv.global_max_pool2d, fastconv.global_avg_pool2d):
+        np.testing.assert_array_equal(np.isnan(pool(x)[0]), np.arange(21) == 3)
 
 
 def test_a_whole_pool_has_the_same_bits_in_any_batch():
-    x = np.random.default_rng(0).standard_normal((17, 40, 41, 41), np.float32)
+    x = np.random.default_rng(0).standard_normal((17, 60, 61, 41), np.float32)
     together = fastconv.global_avg_pool2d(x)
     np.testing.assert_array_equal(together[3:4], fastconv.global_avg_pool2d(x[3:4]))
 
@@ -217,7 +238,7 @@ def test_which_kernels_run():
     resize = Resize2d((1, 4, 4, 1), (8, 8))
     assert plan_windows(resize).kernel.name == "across_sum_float32_1x1_taps2"
     mean = Pool2d((1, 300, 300, 3), "avg", (300, 300), (300, 300))
-    assert isinstance(plan_windows(mean), windows.WholePool)
+    assert isinstance(plan_windows(mean), whole.WholePool)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)], ids=str)

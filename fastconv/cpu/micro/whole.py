@@ -1,0 +1,66 @@
+"""Pools over all pixels: vectors run over channels, and their totals stay in registers."""
+
+from typing import Any
+
+from fastconv.cpu.micro.channels import store
+from fastconv.cpu.simd import Emitter
+
+PIXELS = 4  # that are joined before they meet the total: shorter chains, smaller errors
+
+
+def whole(
+    kernel: Any, e: Emitter, x: Any, step: Any, pixels: Any, channels: Any, divisor: Any,
+    target: Any,
+) -> None:  # fmt: skip
+    """``target[c] = join over i of x[i * step + c]`` for `pixels` of them; steps are in bytes.
+
+    "whole_max" takes the largest, NaN if there is one; "whole_mean" the sum over the number at
+    `divisor`; "whole_sum" writes the sum in working precision.
+    """
+
+    def join(a: Any, b: Any) -> Any:
+        return e.maximum(a, b) if kernel.kind == "whole_max" else e.ir.fadd(a, b)
+
+    def tile(start: Any, vectors: int, mask: Any) -> None:
+        """`vectors` in a row, from byte `start` of a pixel on."""
+        offsets = [e.add(start, v * e.bytes) for v in range(vectors)]
+
+        def read(pixel: Any, offset: Any) -> Any:
+            place = e.add(x, e.add(e.mul(pixel, step), e.stored(offset)))
+            return e.load_stored(place, mask)
+
+        zero = e.const(0)
+        totals = [e.variable(e.splat(0.0)) for _ in offsets]
+        for total, offset in zip(totals, offsets, strict=True):
+            e.set(total, read(zero, offset))
+        first = e.add(e.ir.and_(e.add(pixels, -1), e.const(-PIXELS)), 1)
+        with e.loop(first, PIXELS, start=1) as i:
+            for total, offset in zip(totals, offsets, strict=True):
+                a, b, c, d = (read(e.add(i, k), offset) for k in range(PIXELS))
+                e.set(total, join(e.get(total), join(join(a, b), join(c, d))))
+        with e.loop(pixels, start=first) as i:
+            for total, offset in zip(totals, offsets, strict=True):
+                e.set(total, join(e.get(total), read(i, offset)))
+        for total, offset in zip(totals, offsets, strict=True):
+            value = e.get(total)
+            if kernel.kind == "whole_sum":
+                store(e, value, e.add(target, offset), mask)
+                continue
+            if kernel.kind == "whole_mean":
+                value = e.ir.fdiv(value, e.load_splat(divisor))
+            e.store_stored(value, e.add(target, e.stored(offset)), mask)
+
+    done, vectors = e.variable(e.const(0)), kernel.vectors
+    while vectors:  # tiles of half the size each for the rest
+        numbers = vectors * e.lanes
+        with e.loop(e.add(channels, 1 - numbers), numbers, start=e.get(done)) as c:
+            tile(e.mul(c, e.itemsize), vectors, None)
+            e.set(done, e.add(c, numbers))
+        vectors //= 2
+    with e.ir.if_then(e.ir.icmp_signed("<", e.get(done), channels)):
+        last = e.add(channels, -e.lanes)
+        with e.ir.if_else(e.ir.icmp_signed(">=", last, e.const(0))) as (enough, few):
+            with enough:  # some numbers once more
+                tile(e.mul(last, e.itemsize), 1, None)
+            with few:
+                tile(e.const(0), 1, e.mask(channels))
