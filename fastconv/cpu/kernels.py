@@ -85,7 +85,7 @@ BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
     "gemm_pool": (17, gemm.implicit),
     "panels": (14, gemm.panels),
     "winograd_input": (7, winograd.forward),
-    **{f"winograd_{kind}": (10, winograd.inverse) for kind in INVERSES},
+    **{f"winograd_{kind}": (13, winograd.inverse) for kind in INVERSES},
     "depthwise": (17, depthwise.depthwise),
     "depthwise_sums": (17, depthwise.depthwise),
     "widen": (3, finish.widen),

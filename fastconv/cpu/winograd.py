@@ -127,6 +127,7 @@ class Winograd:
         block_bytes = _page(product_v * products)
         self._private = m_bytes
         self._shared = 0
+        far = int(math.prod(spec.x) * item > 2 * host.cache_bytes()[0])  # 5 % of narrow layers
         find = {"mr": m, "taps": taps, "stride": stride}
         common = {
             "ty_count": ty, "tx_count": tx, "tiles": tiles, "item": item, "work": work,
@@ -151,7 +152,7 @@ class Winograd:
             inverse = kernel(kind, dtype, **find).address
             last = {**common, **target, "inverse": inverse, "scratch_bytes": self._private}
             if self.schedule == "fused":
-                return [(FUSED, FUSED.pack(**source, **last, m_bytes=m_bytes))]
+                return [(FUSED, FUSED.pack(**source, **last, m_bytes=m_bytes, far=far))]
             share = {"block_bytes": block_bytes, "shared_bytes": self._shared}
             first = FORWARD.pack(**common, **source, **share, scratch_bytes=self._private)
             return [(FORWARD, first), (PRODUCT, PRODUCT.pack(**last, **share))]

@@ -60,41 +60,52 @@ def forward_block(forward, step, reach, x, h, w, channels, item, work, lanes, to
 
 
 @Inlined
-def output_tile(inverse, finish, source, product, panel, panels, nr, out, add, oh, ow, cout, item,
-                work, size, channel, side, dh, dw, n, y0, x0, bias, clamp, slopes,
-                patch):  # fmt: skip
-    """Inverse transform of one tile and `panels` panels of channels, those that exist, to `out`.
+def output_tiles(inverse, finish, source, product, panel, panels, nr, lanes, apart, out, add, oh,
+                 ow, cout, item, work, size, channel, side, dh, dw, n, y0, x0, most, bias, clamp,
+                 slopes, patch):  # fmt: skip
+    """Inverse transform of up to `most` tiles of a row to `out`; give their number.
 
-    The first is `channel`; `side` of the panels are side by side, and the last may overlap them.
+    They are `apart` bytes apart, and have `panels` panels of channels, those that exist. The first
+    is `channel`; `side` of the panels are side by side, and the last may overlap them.
     """
     pixel = cout * item
     to = out + ((n * oh + y0) * ow + x0) * pixel + channel * item
     last = size - 1
-    shift = cout - nr - channel  # where the overlapping one begins
-    if finish == 0 and cout >= nr and y0 + last * dh < oh and x0 + last * dw < ow:
-        call(inverse, (source, product, panel, side, nr * work, to, dw * pixel, dh * ow * pixel,
-                       bias, clamp))  # fmt: skip
+    right, down = dw * pixel, dh * ow * pixel
+    room = ow - 1 - x0 - last * dw
+    if finish == 0 and cout >= lanes and y0 + last * dh < oh and room >= 0:
+        tiles, step = min(most, room // (size * dw) + 1), size * right
+        if cout < nr:
+            call(inverse, (source, product, panel, 1, cout * work, to, right, down, bias, clamp,
+                           tiles, apart, step))  # fmt: skip
+            return tiles
+        shift = cout - nr - channel  # where the overlapping one begins
+        call(inverse, (source, product, panel, side, nr * work, to, right, down, bias, clamp,
+                       tiles, apart, step))  # fmt: skip
         if side < panels:
             call(inverse, (source + side * panel, product, panel, 1, nr * work, to + shift * item,
-                           dw * pixel, dh * ow * pixel, bias + shift * work, clamp))  # fmt: skip
-        return
-    # A border tile, or fewer channels than a panel holds, or all to finish.
+                           right, down, bias + shift * work, clamp, tiles, apart,
+                           step))  # fmt: skip
+        return tiles
+    # A border tile, or fewer channels than a vector holds, or all to finish.
     valid = min(panels * nr, cout - channel)
     row = panels * nr * work
-    call(inverse, (source, product, panel, side, nr * work, patch, row, size * row, bias, clamp))
+    call(inverse, (source, product, panel, side, nr * work, patch, row, size * row, bias, clamp,
+                   1, 0, 0))  # fmt: skip
     if side < panels:
-        shift = max(shift, 0)  # there may be fewer channels than one panel holds
+        shift = max(cout - nr - channel, 0)  # there may be fewer channels than one panel holds
         call(inverse, (source + side * panel, product, panel, 1, nr * work, patch + shift * work,
-                       row, size * row, bias + shift * work, clamp))  # fmt: skip
+                       row, size * row, bias + shift * work, clamp, 1, 0, 0))  # fmt: skip
     height, width = min(size, (oh - y0 + dh - 1) // dh), min(size, (ow - x0 + dw - 1) // dw)
     if finish:
-        call(finish, (patch, row, size * row, to, add, dw * pixel, dh * ow * pixel, width, height,
-                      valid, clamp + 2 * work, slopes))  # fmt: skip
-        return
+        call(finish, (patch, row, size * row, to, add, right, down, width, height, valid,
+                      clamp + 2 * work, slopes))  # fmt: skip
+        return 1
     for i in range(height):
         for j in range(width):
             at = to + (i * dh * ow + j * dw) * pixel
             copy_bytes(at, patch + (i * size + j) * row, valid * item)
+    return 1
 
 
 @Inlined
@@ -113,15 +124,19 @@ def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group,
                     product_u, product_m, panel_u, panel_m, ahead, lines))  # fmt: skip
         channel = min(panel * nr, max(cout - nr, 0))  # of a last panel that is alone
         side = min(some, (cout - channel) // nr)
-        n, y0, x0, row = 0, 0, 0, 0
-        for t in range(count):
-            if row == 0:
-                n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
-            output_tile(inverse, finish, m + t * nr * work, product_m, panel_m, some, nr, out, add,
-                        oh, ow, cout, item, work, size, channel, side, dh, dw, n, y0, x0,
-                        bias + channel * work, clamp, slopes + channel * work, patch)  # fmt: skip
-            row -= 1
-            x0 += size * dw
+        t = 0
+        while t < count:
+            n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
+            row += t
+            while t < min(row, count):
+                done = output_tiles(
+                    inverse, finish, m + t * nr * work, product_m, panel_m, some, nr, lanes,
+                    nr * work, out, add, oh, ow, cout, item, work, size, channel, side, dh, dw, n,
+                    y0, x0, min(row, count) - t, bias + channel * work, clamp,
+                    slopes + channel * work, patch,
+                )  # fmt: skip
+                t += done
+                x0 += done * size * dw
         lines = 0  # the next block's pixels are on their way
 
 
@@ -145,10 +160,10 @@ def next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left
 
 
 def fused(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, m_bytes, gemm,
-          forward, inverse, finish, step, reach, products, mr, nr, group, panels, depth, block,
+          forward, inverse, finish, step, reach, products, mr, nr, group, panels, depth, block, far,
           product_v, product_m, tiles, ty_count, tx_count, h, w, channels, top, left, dh, dw, oh,
           ow, cout, size, weights, bias, clamp, slopes, item, work, lanes):  # fmt: skip
-    """Driver: a task is a block of tiles, through all panels."""
+    """Driver: a task is a block of tiles, through all panels; `far` images are not in the L2."""
     patch = scratch + thread * scratch_bytes
     ahead = patch + patch_bytes
     m = ahead + 8 * products
@@ -162,7 +177,7 @@ def fused(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, m_b
         # Taken now, so that its pixels can come from memory during the products.
         following = take(counter, thread, tasks) * block
         lines = 0
-        if following < tiles:
+        if far and following < tiles:
             lines = next_pixels(ahead, products, x, h, w, channels, item, step, reach, top, left,
                                 dh, dw, following, ty_count, tx_count, block)  # fmt: skip
         product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group, panels, depth,
@@ -190,15 +205,18 @@ def few(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, forwa
         forward_block(forward, step, reach, x, h, w, channels, item, work, tile_v // work, top,
                       left, dh, dw, first, count, ty_count, tx_count, v, product_v, 1,
                       patch)  # fmt: skip
-        n, y0, x0, row = 0, 0, 0, 0
-        for t in range(count):
-            if row == 0:
-                n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
-            output_tile(inverse, finish, weights, v + t * tile_v, panel_u, panels, nr, out, add, oh,
-                        ow, cout, item, work, size, 0, side, dh, dw, n, y0, x0, bias, clamp, slopes,
-                        patch)  # fmt: skip
-            row -= 1
-            x0 += size * dw
+        t = 0
+        while t < count:
+            n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
+            row += t
+            while t < min(row, count):
+                done = output_tiles(
+                    inverse, finish, weights, v + t * tile_v, panel_u, panels, nr, nr, tile_v, out,
+                    add, oh, ow, cout, item, work, size, 0, side, dh, dw, n, y0, x0,
+                    min(row, count) - t, bias, clamp, slopes, patch,
+                )  # fmt: skip
+                t += done
+                x0 += done * size * dw
 
 
 def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, forward, step,

@@ -191,29 +191,34 @@ def _few_tile(e: Emitter, at: list[Row], u: Any, v: Any, channels: int) -> list[
 
 def inverse(
     kernel: Any, e: Emitter, source: Any, product: Any, panel: Any, panels: Any, columns: Any,
-    target: Any, pixel: Any, line: Any, bias: Any, clamp: Any,
+    target: Any, pixel: Any, line: Any, bias: Any, clamp: Any, tiles: Any, source_step: Any,
+    target_step: Any,
 ) -> None:  # fmt: skip
     """AT M A + bias, clamped: m x m pixels to `target`, strides `pixel` and `line`.
 
-    The channels are `panels` panels of `columns` bytes. Those of product xi in panel p are at
-    ``source + xi * product + p * panel``; side by side in the target and the bias. Kind "pool"
-    takes the 2x2 maximum, m/2 x m/2 pixels; "stream" writes past the caches, for outputs that do
-    not fit there (31 -> 26 ms). Kinds "few" make the products, too: of the weights of panel p at
-    ``source + p * panel``, one vector wide, and of V at `product`.
+    The channels are `panels` panels of `columns` bytes, one vector at least. Those of product xi in
+    panel p are at ``source + xi * product + p * panel``; side by side in the target and the bias.
+    `tiles` tiles follow each other at these steps: a call for each takes 5 % of narrow layers. Kind
+    "pool" takes the 2x2 maximum, m/2 x m/2 pixels; "stream" writes past the caches, for outputs
+    that do not fit there (31 -> 26 ms). Kinds "few" make the products, too: of the weights of panel
+    p at ``source + p * panel``, one vector wide, and of V at `product`, which moves on by the step
+    of the source.
     """
     m = kernel.mr
     at = algorithm(m, kernel.taps, kernel.stride)[0]
     low, upper = e.load_splat(clamp), e.add(clamp, e.itemsize)
+    last = e.add(columns, -e.bytes)
     few, streaming = "few" in kernel.kind, kernel.kind.endswith("stream")
 
     def transform(limit: Callable[[Any], Any]) -> None:
-        with e.loop(panels) as p, e.loop(columns, e.bytes) as column:
-            offset = e.add(e.mul(p, columns), column)
+        with e.loop(tiles) as t, e.loop(panels) as p, e.loop(columns, e.bytes) as next_column:
+            column = e.ir.select(e.ir.icmp_signed("<", next_column, last), next_column, last)
+            offset, ahead = e.add(e.mul(p, columns), column), e.mul(t, source_step)
             first = e.add(e.add(source, e.mul(p, panel)), column)
             if few:
-                tile = _few_tile(e, at, first, product, kernel.depth)
+                tile = _few_tile(e, at, first, e.add(product, ahead), kernel.depth)
             else:
-                tile = _output_tile(e, at, first, product)
+                tile = _output_tile(e, at, e.add(first, ahead), product)
             b = e.load(e.add(bias, offset))
             if kernel.kind.endswith("pool"):
                 tile = [
@@ -224,7 +229,7 @@ def inverse(
                     for y in range(0, m, 2)
                 ]
             for y, row in enumerate(tile):
-                to = e.add(e.add(target, offset), e.mul(line, y))
+                to = e.add(e.add(e.add(target, e.mul(t, target_step)), offset), e.mul(line, y))
                 for x, value in enumerate(row):
                     limited = limit(e.ir.fadd(value, b))
                     e.store(limited, e.add(to, e.mul(pixel, x)), streaming)
