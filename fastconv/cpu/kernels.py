@@ -130,6 +130,7 @@ def _products(dtype: str) -> list[Kernel]:
             ("panels", 6, 4, "avx512f"),
             ("panels", 5, 4, "avx512f"),
             ("panels", 4, 4, "avx512f"),
+            ("panels", 8, 2, "avx512f"),
             ("panels", 6, 1, ""),
         )
     ] + [row for kind in INVERSES for row in _transforms(kind, dtype)]

@@ -40,11 +40,13 @@ from fastconv.cpu.winograd_drivers import fused, phase_forward, phase_products
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import address, aligned_empty
 from fastconv.spec import Conv2d
+from fastconv.threads import available_cpus
 from fastconv.weights import Weights
 
 BLOCK_ROWS = 36  # tiles in a block, at least half and at most twice as many
 GROUP_COLUMNS = 64  # output channels whose products are kept at once
 SHARES = 8  # tasks that are enough for threads of unequal speed
+START = 3  # vectors of products that the start of a register tile takes
 TILE_CYCLES = 120  # what a tile costs beside its arithmetic: to find it, and two calls
 BLOCK_CYCLES = 30  # what a register tile of a product costs beside its arithmetic
 # (taps, stride) -> sizes of tiles for "auto": larger ones would save another fifth of the products
@@ -82,16 +84,16 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     def register_tiles(row: Kernel) -> int:
         return -(-max(tiles, 1) // (parts * row.mr))
 
-    # Each of them reads its weights anew, which takes as long as half a row.
-    widest = max(row.nr for row in rows)
-    wide = min(
-        (row for row in rows if row.nr == widest),
-        key=lambda row: register_tiles(row) * (row.mr + 0.5),
-    )
-    block = register_tiles(wide) * wide.mr
-    panels = -(-k // wide.nr)
-    most = max(1, panels * parts // SHARES)
-    return "phased", wide, block, max(1, min(GROUP_COLUMNS // wide.nr, most))
+    def work(row: Kernel) -> float:
+        # Each register tile begins anew and reads its weights anew, which takes half a row.
+        each = (row.mr + 0.5) * row.vectors + START
+        return register_tiles(row) * -(-k // row.nr) * each
+
+    best = min((row for row in rows if GROUP_COLUMNS % row.nr == 0), key=work)
+    block = register_tiles(best) * best.mr
+    panels = -(-k // best.nr)
+    most = max(1, panels * parts // (2 * available_cpus()))
+    return "phased", best, block, max(1, min(GROUP_COLUMNS // best.nr, most))
 
 
 class Winograd:
