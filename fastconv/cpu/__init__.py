@@ -13,9 +13,9 @@ from fastconv.cpu import (
     direct,
     padding,
     pool,
+    pooling,
     transpose,
     unpool,
-    whole,
     windows,
     winograd,
     winograd_few,
@@ -69,8 +69,8 @@ NAMES = ("auto", *dict.fromkeys(a.name for a in ALGORITHMS))
 # Everything but the micro-kernels that is compiled; `fastconv.warmup` reads it.
 NATIVE = (
     *pool.NATIVE, padding.JOB, direct.JOB, depthwise.JOB, depthwise.REPEAT, transpose.JOB,
-    windows.JOB, windows.ARGMAX_JOB, whole.JOB, channelwise.JOB, unpool.JOB, winograd.FUSED,
-    winograd.FORWARD, winograd.PRODUCT, winograd_few.JOB,
+    windows.JOB, windows.ARGMAX_JOB, pooling.JOB, pooling.INSIDE, channelwise.JOB, unpool.JOB,
+    winograd.FUSED, winograd.FORWARD, winograd.PRODUCT, winograd_few.JOB,
 )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def plan_conv2d_transpose(
 @lru_cache(maxsize=256)
 def plan_windows(spec: Pool2d | Resize2d, labels: bool = False) -> Any:
     """Tables of a pool or a resize; `labels` as above."""
-    return whole.plan(spec, labels)
+    return pooling.plan(spec, labels)
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.activations import ACTIVATIONS
-from fastconv.cpu import whole
+from fastconv.cpu import pooling
 from fastconv.cpu.channelwise import Channelwise
 from fastconv.cpu.job import between
 from fastconv.dtypes import label_dtype
@@ -38,7 +38,7 @@ class Then:
 def then_pool(first: Any, spec: Conv2d, dtype: np.dtype[Any]) -> Then:
     """A convolution without its pool, then that."""
     pool = Pool2d(spec.conv_out, "max", (2, 2), (2, 2), dtype=spec.dtype)
-    return Then(first, whole.plan(pool), spec.conv_out, dtype)
+    return Then(first, pooling.plan(pool), spec.conv_out, dtype)
 
 
 def then_argmax(first: Any, spec: ConvTranspose2d, dtype: np.dtype[Any]) -> Then:

@@ -13,7 +13,7 @@ from functools import cached_property
 from fastconv.cook_toom import TILES
 from fastconv.cpu import machine
 from fastconv.cpu.host import has
-from fastconv.cpu.micro import depthwise, finish, functions, gemm, labels, whole, windows, winograd
+from fastconv.cpu.micro import depthwise, finish, functions, gemm, labels, pools, windows, winograd
 from fastconv.cpu.micro.winograd import FEW, FEW_TILES
 from fastconv.cpu.native import Native
 from fastconv.cpu.simd import LANES, Emitter
@@ -98,9 +98,14 @@ BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
     "across_max": (10, windows.across),
     "across_sum": (10, windows.across),
     "across_mean": (10, windows.across),
-    "whole_max": (6, whole.whole),
-    "whole_sum": (6, whole.whole),
-    "whole_mean": (6, whole.whole),
+    "whole_max": (6, pools.whole),
+    "whole_sum": (6, pools.whole),
+    "whole_mean": (6, pools.whole),
+    **{
+        f"window_{kind}{end}": (9, pools.window)
+        for kind in ("max", "mean")
+        for end in ("", "_stream")
+    },
     "argmax_window": (8, windows.argmax_window),
     "argmax": (5, labels.argmax),
     "softmax": (5, labels.softmax),
@@ -148,6 +153,12 @@ def _image_rows(dtype: str) -> list[Kernel]:
         Kernel(f"across_{kind}", dtype, taps=taps)
         for kind, unrolled in (("max", (2, 3)), ("sum", (1, 2, 4)), ("mean", (2, 3)))
         for taps in (*unrolled, 0)
+    ]
+    rows += [
+        Kernel(kind, dtype, taps=taps)
+        for kind in BUILDERS
+        if kind.startswith("window_") and (dtype == WORKING[dtype] or "stream" not in kind)
+        for taps in (2, 3)
     ]
     rows += [
         Kernel(f"whole_{kind}", dtype, 1, vectors, needs=needs, split=split)

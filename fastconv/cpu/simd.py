@@ -297,7 +297,10 @@ class Emitter:
         # One comparison finds a NaN in either of two values.
         pairs = [values[i : i + 2] for i in range(0, len(values), 2)]
         nan = [self.ir.fcmp_unordered("uno", p[0], p[-1]) for p in pairs]
-        return self.ir.select(reduce(self.ir.or_, nan), self.splat(math.nan), largest)
+        # All bits set are one, too, which no constant has to be read for.
+        ones = ir.Constant(self.integers, [ir.Constant(self.integer, -1)] * self.lanes)
+        one = self.ir.bitcast(ones, self.vector)
+        return self.ir.select(reduce(self.ir.or_, nan), one, largest)
 
     # -- across lanes -----------------------------------------------------------------------
     def swap(self, x: Any, distance: int) -> Any:

@@ -7,7 +7,8 @@ import pytest
 
 import fastconv
 from fastconv import bounds, reference
-from fastconv.cpu import plan_windows, plan_windows_argmax, whole, windows
+from fastconv.cpu import plan_windows, plan_windows_argmax, pooling, windows
+from fastconv.memory import aligned_empty
 from fastconv.spec import COORDINATES, METHODS, Pool2d, Resize2d
 from tests.helpers import assert_within, integers
 
@@ -154,8 +155,8 @@ def test_strips_of_long_rows_fit_together(kind, channels):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
 def test_pools_over_whole_images(shape, dtype):
     x = integers(shape, seed=1).astype(dtype)
-    n, h, w, c = shape
-    parts = h * w * min(c, whole.BLOCK) >= 2 * whole.TASK
+    _, h, w, c = shape
+    parts = h * w * min(c, pooling.BLOCK) >= 2 * pooling.TASK
     assert parts == (shape in {(2, 61, 67, 40), (1, 300, 150, 3), (1, 30, 31, 300)})
     for kind, pool, name in (
         ("max", fastconv.global_max_pool2d, "max"),
@@ -167,6 +168,47 @@ def test_pools_over_whole_images(shape, dtype):
         expected = reference.pool2d(x, spec)[:, 0, 0].astype(dtype)
         np.testing.assert_array_equal(pool(x), expected)
         np.testing.assert_array_equal(pool(x, num_threads=3), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("channels", [16, 21, 70])
+@pytest.mark.parametrize("size, stride, shape", [
+    (2, (2, 2), (2, 6, 8)), (2, (2, 2), (1, 7, 5)), (2, (1, 1), (1, 4, 5)), (3, (2, 2), (1, 9, 8)),
+    (3, (1, 3), (1, 3, 9)),
+], ids=str)  # fmt: skip
+def test_small_windows_inside_of_the_image(size, stride, shape, channels, dtype):
+    x = integers((*shape, channels), seed=1).astype(dtype)
+    for kind, name in (("max", "max"), ("avg", "mean")):
+        pool = getattr(fastconv, f"{kind}_pool2d")
+        spec = Pool2d(x.shape, kind, (size, size), stride, dtype=np.dtype(dtype).name)
+        plan = plan_windows(spec)
+        assert plan.kernel.name == f"window_{name}_{spec.dtype}_1x1_taps{size}"
+        exact = reference.pool2d(x, spec)
+        np.testing.assert_array_equal(pool(x, size, stride=stride), exact.astype(dtype))
+        special = np.random.default_rng(0).standard_normal(x.shape).astype(dtype)
+        special[0, 1:3, 1, 3] = np.nan, -np.inf
+        tables = windows.axes(spec, kind == "max")
+        two_steps = np.empty(spec.out, dtype)
+        windows.Windows(name, x.shape, *tables, spec.dtype, spec.dtype).run(special, two_steps, 1)
+        np.testing.assert_array_equal(pool(special, size, stride=stride), two_steps)
+        assert np.isnan(two_steps[..., 3]).any()
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_pools_past_the_caches_have_the_same_bits(kind, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((1, 33, 20, 48), np.float32)
+    spec = Pool2d(x.shape, kind, (2, 2), (2, 2))
+    plain, out = np.empty(spec.out, np.float32), aligned_empty(spec.out, np.float32)
+    pooling.plan(spec).run(x, plain, 1)
+    monkeypatch.setattr(pooling.host, "bypasses", lambda nbytes: nbytes == x.nbytes + out.nbytes)
+    past = pooling.plan(spec)
+    assert past._streaming is not past._template
+    past.run(x, out, 1)
+    np.testing.assert_array_equal(out, plain)
+    unaligned = np.empty(out.size + 1, np.float32)[1:].reshape(out.shape)
+    assert unaligned.ctypes.data % 64
+    past.run(x, unaligned, 1)
+    np.testing.assert_array_equal(unaligned, plain)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 21), (1, 80, 90, 21)], ids=str)
@@ -232,13 +274,17 @@ def test_parts_of_a_resize_that_do_not_fit():
 def test_which_kernels_run():
     spec = Pool2d((1, 4, 4, 1), "max", (2, 2), (2, 2))
     assert plan_windows(spec).kernel.name == "across_max_float32_1x1_taps2"
+    padded = Pool2d((1, 4, 4, 16), "max", (2, 2), (2, 2), ((0, 0), (1, 1)))
+    assert plan_windows(padded).kernel.name == "across_max_float32_1x1_taps2"
+    past_the_end = Pool2d((1, 5, 4, 16), "max", (2, 2), (2, 2), out_hw=(3, 2))
+    assert plan_windows(past_the_end).kernel.name == "across_max_float32_1x1_taps2"
     assert plan_windows_argmax(spec).kernel.name == "argmax_window_float32_1x1"
     odd = Pool2d((1, 9, 9, 1), "max", (5, 5), (2, 2))
     assert plan_windows(odd).kernel.name == "across_max_float32_1x1"
     resize = Resize2d((1, 4, 4, 1), (8, 8))
     assert plan_windows(resize).kernel.name == "across_sum_float32_1x1_taps2"
     mean = Pool2d((1, 300, 300, 3), "avg", (300, 300), (300, 300))
-    assert isinstance(plan_windows(mean), whole.WholePool)
+    assert isinstance(plan_windows(mean), pooling.WholePool)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 2), (2, 4, 4, 0)], ids=str)

@@ -1,8 +1,9 @@
-"""Pools over all pixels: vectors run over channels, and their totals stay in registers."""
+"""Pools in one step: vectors run over channels, and their totals stay in registers."""
 
+from functools import reduce
 from typing import Any
 
-from fastconv.cpu.micro.channels import store
+from fastconv.cpu.micro.channels import each_vector, store
 from fastconv.cpu.simd import Emitter
 
 PIXELS = 4  # that are joined before they meet the total: shorter chains, smaller errors
@@ -64,3 +65,37 @@ def whole(
                 tile(e.mul(last, e.itemsize), 1, None)
             with few:
                 tile(e.const(0), 1, e.mask(channels))
+
+
+def window(
+    kernel: Any, e: Emitter, x: Any, row: Any, column: Any, step: Any, channels: Any, divisor: Any,
+    target: Any, pixel: Any, pixels: Any,
+) -> None:  # fmt: skip
+    """``target[j] = join over p, q of x[j * step + p * row + q * column]``; steps are in bytes.
+
+    Windows of `kernel.taps` x `kernel.taps`, for `pixels` outputs, `pixel` bytes apart.
+    "window_max" takes the largest, "window_mean" the sum over the number at `divisor`. Columns are
+    summed first, as in `windows`: the same bits. "stream" kinds write past the caches.
+    """
+    by = e.load_splat(divisor) if "mean" in kernel.kind else None
+    streaming = kernel.kind.endswith("stream")
+    taps = range(kernel.taps)
+    with e.loop(pixels) as j:
+        first, to = e.add(x, e.mul(j, step)), e.add(target, e.mul(j, pixel))
+
+        def body(offset: Any, mask: Any) -> None:
+            place = e.add(first, e.stored(offset))
+            rows = [e.add(place, e.mul(row, p)) for p in taps]
+            columns = [
+                [e.load_stored(e.add(at, e.mul(column, q)), mask) for at in rows] for q in taps
+            ]
+            if by is None:
+                value = e.maximum(*(v for values in columns for v in values))
+            else:
+                value = e.ir.fdiv(reduce(e.ir.fadd, [reduce(e.ir.fadd, v) for v in columns]), by)
+            if streaming and mask is None:
+                e.store(value, e.add(to, offset), streaming=True)
+            else:
+                e.store_stored(value, e.add(to, e.stored(offset)), mask)
+
+        each_vector(e, channels, body)
