@@ -89,7 +89,9 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
         each = (row.mr + 0.5) * row.vectors + START
         return register_tiles(row) * -(-k // row.nr) * each
 
-    best = min((row for row in rows if GROUP_COLUMNS % row.nr == 0), key=work)
+    # Two widths, not more: each is a layout of the weights, which plans share.
+    widest = max(row.nr for row in rows)
+    best = min((row for row in rows if row.nr in (widest, widest // 2)), key=work)
     block = register_tiles(best) * best.mr
     panels = -(-k // best.nr)
     most = max(1, panels * parts // (2 * available_cpus()))
