@@ -21,11 +21,15 @@ def features() -> frozenset[str]:
 
 @cache
 def feature_flags() -> str:
-    """CPU features that are compiled for, and those that are not: ``+avx2,-avx512f``."""
+    """CPU features that are compiled for, and those that are not: ``+avx2,-avx512f``.
+
+    Nothing where ``NUMBA_CPU_NAME`` names a CPU: LLVM knows what that one has. (Numba compiles for
+    the features of the host even then.)
+    """
     if "NUMBA_CPU_FEATURES" in os.environ:
         return os.environ["NUMBA_CPU_FEATURES"]
-    generic = os.environ.get("NUMBA_CPU_NAME", "").lower() == "generic"
-    return "" if generic else str(llvm.get_host_cpu_features().flatten())
+    named = "NUMBA_CPU_NAME" in os.environ
+    return "" if named else str(llvm.get_host_cpu_features().flatten())
 
 
 # The features that rows of `kernels.KERNELS` ask for, by CPU; other names get none of them.

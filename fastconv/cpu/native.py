@@ -28,7 +28,7 @@ _LOCK = threading.RLock()
 def cache_folder() -> Path | None:
     """Folder of the compiled code, or None where none can be written."""
     here = Path(__file__).resolve().parent
-    made_by = (version("numba"), version("llvmlite"), host.cpu_name(), *sorted(host.features()))
+    made_by = (version("numba"), version("llvmlite"), host.cpu_name(), host.feature_flags())
     sources = (here.parent / "cook_toom.py", *sorted(here.rglob("*.py")))
     return disk.folder(made_by, sources)
 
