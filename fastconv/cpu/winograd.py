@@ -76,7 +76,7 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     c, k = spec.w[2:]
     tall = choose_kernel("panels", spec.dtype, k)
     weights = products * c * k * ITEMSIZE[dtype]
-    block = max(min(BLOCK_ROWS, tiles // SHARES) // tall.mr, 1) * tall.mr
+    block = max(min(-(-BLOCK_ROWS // tall.mr), tiles // SHARES // tall.mr), 1) * tall.mr
     if weights <= host.cache_bytes()[1] // 2 and block >= BLOCK_ROWS // 2:
         return "fused", tall, block, max(1, GROUP_COLUMNS // tall.nr)
     parts = max(1, -(-tiles // (2 * BLOCK_ROWS)))
