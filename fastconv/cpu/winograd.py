@@ -40,7 +40,7 @@ from fastconv.cpu.winograd_drivers import fused, phase_forward, phase_products
 from fastconv.dtypes import ITEMSIZE, WORKING
 from fastconv.memory import address, aligned_empty
 from fastconv.spec import Conv2d
-from fastconv.threads import available_cpus
+from fastconv.threads import get_num_threads
 from fastconv.weights import Weights
 
 BLOCK_ROWS = 36  # tiles in a block, at least half and at most twice as many
@@ -94,7 +94,7 @@ def choose_schedule(spec: Conv2d, tiles: int, products: int) -> tuple[str, Kerne
     best = min((row for row in rows if row.nr in (widest, widest // 2)), key=work)
     block = register_tiles(best) * best.mr
     panels = -(-k // best.nr)
-    most = max(1, panels * parts // (2 * available_cpus()))
+    most = max(1, panels * parts // (2 * get_num_threads()))
     return "phased", best, block, max(1, min(GROUP_COLUMNS // best.nr, most))
 
 
