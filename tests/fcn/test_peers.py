@@ -87,7 +87,8 @@ def test_keras_networks_pass_layer_by_layer(keras, make, size, file_format, tmp_
     assert all(0 <= layer.ratio <= 1 for layer in report.layers)
     text = str(report)
     assert "ours against Keras float32, input 2 x" in text
-    assert re.search(r"\nconv2d\w* \((re_lu|activation)\w*\) +direct", text)  # folded layers
+    folded = r"\nconv2d\w* \((re_lu|activation)\w*\) +(direct|winograd_f\d) "
+    assert re.search(folded, text)
 
 
 def test_nested_and_shared_layers_are_found(keras, tmp_path):
