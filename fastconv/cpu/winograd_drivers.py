@@ -109,6 +109,29 @@ def output_tiles(inverse, finish, source, product, panel, panels, nr, lanes, apa
 
 
 @Inlined
+def output_block(inverse, finish, source, source_step, product, product_step, panel, panels, nr,
+                 lanes, first, count, ty_count, tx_count, out, add, oh, ow, cout, item, work, size,
+                 channel, side, dh, dw, bias, clamp, slopes, patch):  # fmt: skip
+    """Inverse transform of tiles first ... first + count to `out`, in runs.
+
+    From one tile to the next, `source` or `product` moves on by its step; the other's is 0.
+    """
+    t = 0
+    while t < count:
+        n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
+        row += t
+        while t < min(row, count):
+            done = output_tiles(
+                inverse, finish, source + t * source_step, product + t * product_step, panel,
+                panels, nr, lanes, source_step + product_step, out, add, oh, ow, cout, item, work,
+                size, channel, side, dh, dw, n, y0, x0, min(row, count) - t, bias, clamp, slopes,
+                patch,
+            )  # fmt: skip
+            t += done
+            x0 += done * size * dw
+
+
+@Inlined
 def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group, panels, depth,
                   block, product_v, product_m, ahead, lines, first, count, ty_count, tx_count, out,
                   add, oh, ow, cout, size, dh, dw, bias, clamp, slopes, item, work, lanes, start,
@@ -124,19 +147,10 @@ def product_block(v, weights, m, gemm, inverse, finish, products, mr, nr, group,
                     product_u, product_m, panel_u, panel_m, ahead, lines))  # fmt: skip
         channel = min(panel * nr, max(cout - nr, 0))  # of a last panel that is alone
         side = min(some, (cout - channel) // nr)
-        t = 0
-        while t < count:
-            n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
-            row += t
-            while t < min(row, count):
-                done = output_tiles(
-                    inverse, finish, m + t * nr * work, product_m, panel_m, some, nr, lanes,
-                    nr * work, out, add, oh, ow, cout, item, work, size, channel, side, dh, dw, n,
-                    y0, x0, min(row, count) - t, bias + channel * work, clamp,
-                    slopes + channel * work, patch,
-                )  # fmt: skip
-                t += done
-                x0 += done * size * dw
+        output_block(inverse, finish, m, nr * work, product_m, 0, panel_m, some, nr, lanes, first,
+                     count, ty_count, tx_count, out, add, oh, ow, cout, item, work, size, channel,
+                     side, dh, dw, bias + channel * work, clamp, slopes + channel * work,
+                     patch)  # fmt: skip
         lines = 0  # the next block's pixels are on their way
 
 
@@ -205,18 +219,9 @@ def few(thread, counter, x, out, scratch, add, scratch_bytes, patch_bytes, forwa
         forward_block(forward, step, reach, x, h, w, channels, item, work, tile_v // work, top,
                       left, dh, dw, first, count, ty_count, tx_count, v, product_v, 1,
                       patch)  # fmt: skip
-        t = 0
-        while t < count:
-            n, y0, x0, row = locate(first + t, ty_count, tx_count, dh, dw, size)
-            row += t
-            while t < min(row, count):
-                done = output_tiles(
-                    inverse, finish, weights, v + t * tile_v, panel_u, panels, nr, nr, tile_v, out,
-                    add, oh, ow, cout, item, work, size, 0, side, dh, dw, n, y0, x0,
-                    min(row, count) - t, bias, clamp, slopes, patch,
-                )  # fmt: skip
-                t += done
-                x0 += done * size * dw
+        output_block(inverse, finish, weights, 0, v, tile_v, panel_u, panels, nr, nr, first, count,
+                     ty_count, tx_count, out, add, oh, ow, cout, item, work, size, 0, side, dh, dw,
+                     bias, clamp, slopes, patch)  # fmt: skip
 
 
 def phase_forward(thread, counter, x, out, scratch, add, scratch_bytes, shared_bytes, forward, step,
