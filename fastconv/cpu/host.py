@@ -11,7 +11,7 @@ import llvmlite.binding as llvm
 def features() -> frozenset[str]:
     """CPU features that kernels are chosen for, as LLVM names them.
 
-    ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` restrict them, as they restrict Numba.
+    ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` restrict them.
     """
     name = os.environ.get("NUMBA_CPU_NAME")
     if name is not None and "NUMBA_CPU_FEATURES" not in os.environ:
@@ -28,7 +28,7 @@ def feature_flags() -> str:
     """
     if "NUMBA_CPU_FEATURES" in os.environ:
         return os.environ["NUMBA_CPU_FEATURES"]
-    named = "NUMBA_CPU_NAME" in os.environ
+    named = os.environ.get("NUMBA_CPU_NAME")
     return "" if named else str(llvm.get_host_cpu_features().flatten())
 
 

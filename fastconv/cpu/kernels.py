@@ -30,12 +30,12 @@ class Kernel:
     dtype: str
     mr: int = 1  # rows of the tile: pixels, or Winograd tiles; m of a Winograd transform
     vectors: int = 1  # vectors of the tile: channels
-    rows: int = 1  # rows of an image that the pixels of the tile lie in
     needs: str = ""  # CPU feature as LLVM names it; "" = every host
     split: int = 1  # parts of a vector, for code that needs many of them in registers
     taps: int = 0  # r of a Winograd transform; of a window, 0 = any number
     stride: int = 1
     depth: int = 0  # input channels, where their number is fixed
+    rows: int = 1  # rows of an image that the pixels of the tile lie in
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ BUILDERS: dict[str, tuple[int, Callable[..., None]]] = {
 def _products(dtype: str) -> list[Kernel]:
     """Matrix products in a working precision. Wider tiles first: `candidates` keeps this order."""
     return [
-        Kernel(kind, dtype, mr, vectors, needs=needs)
+        Kernel(kind, dtype, mr, vectors, needs)
         for kind, mr, vectors, needs in (
             ("gemm", 6, 4, "avx512f"),
             ("gemm", 8, 3, "avx512f"),
@@ -166,10 +166,10 @@ def _image_rows(dtype: str) -> list[Kernel]:
         for vectors, needs, split in ((16, "avx512f", 1), (8, "", 2))
     ]
     rows += [
-        Kernel(kind, dtype, 4, 1, rows, needs, split, taps, stride)
+        Kernel(kind, dtype, 4, 1, needs, split, taps, stride, rows=lines)
         for kind in ("depthwise", "depthwise_sums")
         for taps, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (0, 1))
-        for rows in ((2, 1) if taps else (1,))
+        for lines in ((2, 1) if taps else (1,))
         for needs, split in (("avx512f", 1), ("", 2))
     ]
     rows += _transforms("input", dtype)
@@ -189,7 +189,7 @@ def _transforms(kind: str, dtype: str) -> list[Kernel]:
     )
     few = "few" in kind
     return [
-        Kernel(f"winograd_{kind}", dtype, m, 1, 1, needs, split, taps, stride, depth)
+        Kernel(f"winograd_{kind}", dtype, m, 1, needs, split, taps, stride, depth)
         for (taps, stride), sizes in (FEW_TILES if few else TILES).items()
         for m in sizes
         if not kind.endswith("pool") or m % 2 == 0

@@ -54,7 +54,7 @@ def object_code(builder: ir.IRBuilder, parts: Iterable[str] = (), control: bool 
 
 @cache
 def _target() -> Any:
-    """The machine that Numba compiles for."""
+    """The machine that is compiled for."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_triple(llvm.get_process_triple())

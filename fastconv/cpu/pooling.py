@@ -27,6 +27,7 @@ from fastconv.spec import Pool2d, Resize2d
 
 BLOCK = 256  # channels: those of the largest tile
 TASK = 1 << 16  # numbers, at least, of a part of a block: about 5 us
+KINDS = {"max": "max", "avg": "mean"}  # of kernels, by those of a `Pool2d`
 
 
 def whole(thread, counter, x, out, scratch, add, kernel, images, pixels, parts, channels, block,
@@ -69,7 +70,7 @@ class WholePool:
         pixels = h * w
         some = -(-pixels // max(pixels * min(c, BLOCK) // TASK, 1))
         parts = -(-pixels // some)
-        kind = "max" if spec.kind == "max" else "mean" if parts == 1 else "sum"
+        kind = "sum" if spec.kind == "avg" and parts > 1 else KINDS[spec.kind]
         partial = WORKING[spec.dtype] if kind == "sum" else spec.dtype
         self.kernel = kernel(f"whole_{kind}", spec.dtype)
         self._divisor = np.array([pixels], WORKING[spec.dtype])
@@ -98,8 +99,7 @@ def _join(spec: Pool2d, parts: int, partial: str) -> Windows:
     rows = np.arange(parts)[None]
     vertical = make_axis(rows, np.ones(rows.shape), parts, np.array([h * w]))
     one = make_axis(np.zeros((1, 1)), np.ones((1, 1)), 1, np.ones(1))
-    kind = "max" if spec.kind == "max" else "mean"
-    return Windows(kind, (n, parts, 1, c), vertical, one, partial, spec.dtype)
+    return Windows(KINDS[spec.kind], (n, parts, 1, c), vertical, one, partial, spec.dtype)
 
 
 class InsidePool:
@@ -144,8 +144,7 @@ def _inside(spec: Pool2d) -> list[Kernel]:
         or any(end > size for end, size in zip(ends, spec.x[1:3], strict=True))
     ):
         return []
-    kind = "max" if spec.kind == "max" else "mean"
-    return candidates(f"window_{kind}", spec.dtype, taps=taps)
+    return candidates(f"window_{KINDS[spec.kind]}", spec.dtype, taps=taps)
 
 
 def plan(spec: Pool2d | Resize2d, labels: bool = False) -> Windows | WholePool | InsidePool:
@@ -156,5 +155,5 @@ def plan(spec: Pool2d | Resize2d, labels: bool = False) -> Windows | WholePool |
         return WholePool(spec)
     if kernels := _inside(spec):
         return InsidePool(spec, kernels[0])
-    kind = "max" if spec.kind == "max" else "mean"
-    return Windows(kind, spec.x, *axes(spec, kind == "max"), spec.dtype, spec.dtype)
+    tables = axes(spec, repeat=spec.kind == "max")
+    return Windows(KINDS[spec.kind], spec.x, *tables, spec.dtype, spec.dtype)

@@ -35,9 +35,6 @@ def depthwise(
         """`mr` outputs of each row, from number `at` on, for the channels at `offset`."""
         begin = load(e, e.add(bias, offset), mask)
         acc = [[e.variable(begin) for _ in range(mr)] for _ in range(kernel.rows)]
-        for slots in acc:
-            for slot in slots:
-                e.set(slot, begin)
         first, weights = e.add(e.add(x, e.stored(offset)), e.mul(at, step)), e.add(w, offset)
 
         def add_row(y: Any, met: list[tuple[list[Any], Any]]) -> None:

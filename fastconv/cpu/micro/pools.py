@@ -31,9 +31,7 @@ def whole(
             return e.load_stored(place, mask)
 
         zero = e.const(0)
-        totals = [e.variable(e.splat(0.0)) for _ in offsets]
-        for total, offset in zip(totals, offsets, strict=True):
-            e.set(total, read(zero, offset))
+        totals = [e.variable(read(zero, offset)) for offset in offsets]
         first = e.add(e.ir.and_(e.add(pixels, -1), e.const(-PIXELS)), 1)
         with e.loop(first, PIXELS, start=1) as i:
             for total, offset in zip(totals, offsets, strict=True):
@@ -52,19 +50,15 @@ def whole(
             e.store_stored(value, e.add(target, e.stored(offset)), mask)
 
     done, vectors = e.variable(e.const(0)), kernel.vectors
-    while vectors:  # tiles of half the size each for the rest
+    while vectors > 1:  # tiles of half the size each for the rest
         numbers = vectors * e.lanes
         with e.loop(e.add(channels, 1 - numbers), numbers, start=e.get(done)) as c:
             tile(e.mul(c, e.itemsize), vectors, None)
             e.set(done, e.add(c, numbers))
         vectors //= 2
-    with e.ir.if_then(e.ir.icmp_signed("<", e.get(done), channels)):
-        last = e.add(channels, -e.lanes)
-        with e.ir.if_else(e.ir.icmp_signed(">=", last, e.const(0))) as (enough, few):
-            with enough:  # some numbers once more
-                tile(e.mul(last, e.itemsize), 1, None)
-            with few:
-                tile(e.const(0), 1, e.mask(channels))
+    start = e.mul(e.get(done), e.itemsize)
+    rest = e.ir.sub(channels, e.get(done))
+    each_vector(e, rest, lambda offset, mask: tile(e.add(start, offset), 1, mask))
 
 
 def window(
