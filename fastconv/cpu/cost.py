@@ -64,8 +64,8 @@ def multiplications(count: float, dtype: str) -> float:
 
 
 def instructions(count: float) -> float:
-    """Cycles of so many instructions on vectors of 64 bytes; a core starts two in a cycle."""
-    return count * 64 / host.vector_bytes() / 2
+    """Cycles of so many vector instructions; a core starts two in a cycle."""
+    return count / 2
 
 
 def traffic(

@@ -161,7 +161,8 @@ def supports(spec: Conv2d) -> str:
 def expected(spec: Conv2d) -> Cost:
     """Cost for one image."""
     kh, kw = spec.w[:2]
-    vectors = math.prod(spec.out[1:]) / LANES[spec.dtype]
+    parts = kernel("depthwise", spec.dtype).split
+    vectors = parts * math.prod(spec.out[1:]) / LANES[spec.dtype]
     near, far = cost.traffic(spec, 0)
     ideal = cost.instructions(kh * kw * vectors)
     return Cost(ideal, 1.5 * ideal, near, far)

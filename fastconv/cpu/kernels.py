@@ -180,14 +180,14 @@ def _transforms(kind: str, dtype: str) -> list[Kernel]:
     """Winograd's transforms, for every tile that is offered.
 
     Half vectors leave AVX2's 16 registers for twice as many numbers of a tile (1.1 to 1.3 times as
-    fast), except past the caches, where half a cache line is as slow as eight whole ones, unless
-    the other half follows soon, as with few input channels (AVX2: 3.2 -> 2.5 ms). Quarters are for
-    inputs of few channels.
+    fast), except past the caches, where half a cache line is as slow as eight whole ones. Quarters
+    are for inputs of few channels.
     """
-    splits = {"input": (("avx512f", 1), ("", 2), ("", 4)), "stream": (("", 1),)}.get(
-        kind, (("avx512f", 1), ("", 2))
-    )
     few = "few" in kind
+    wide, half, quarter = ("avx512f", 1), ("", 2), ("", 4)
+    splits = {"input": (wide, half, quarter), "stream": (("", 1),)}.get(
+        kind, (wide,) if few else (wide, half)
+    )
     return [
         Kernel(f"winograd_{kind}", dtype, m, 1, needs, split, taps, stride, depth)
         for (taps, stride), sizes in (FEW_TILES if few else TILES).items()

@@ -3,7 +3,8 @@
 With 3 channels the products are few and the transforms are most of the work, so nothing between
 them goes through memory: a kernel multiplies V of one tile with the weights of a vector of output
 channels and transforms the products back while they are in registers (`micro.winograd`). Direct
-summation takes 1.5 to 2 times as long.
+summation takes 1.5 to 2 times as long. It takes the 32 registers of AVX-512: with 16, half of each
+tile waits in memory, and `winograd` is 1.1 to 1.7 times as fast from 3 channels on.
 
 What did not help: weights loaded once for four tiles, whose half transformed products then go
 through the first cache (2.4 -> 2.8 ms for 64 channels); 7x7 kernels of stride 2 by F(3x3), whose
@@ -16,7 +17,7 @@ from fastconv.cook_toom import transform_weights
 from fastconv.cpu import cost, finish, pack
 from fastconv.cpu.cost import Cost
 from fastconv.cpu.job import Job, OneJob, Template
-from fastconv.cpu.kernels import Kernel, kernel
+from fastconv.cpu.kernels import Kernel, candidates, kernel
 from fastconv.cpu.micro.winograd import FEW, FEW_TILES
 from fastconv.cpu.simd import LANES
 from fastconv.cpu.winograd import streams, tile_counts
@@ -53,7 +54,7 @@ class Few(OneJob):
         ty, tx, tiles = tile_counts(spec, m)
         reach = stride * (m - 1) + taps
         self.kernel = _inverse(m, spec, "pool" if spec.pool else "output")
-        nr = LANES[dtype] // self.kernel.split
+        nr = LANES[dtype]
         layout = "few", m, stride, nr, dtype
         self.packed = w.packed(layout, lambda array: pack_weights(array, *layout[1:]))
         panels = len(self.packed)
@@ -103,6 +104,8 @@ def supports(m: int, spec: Conv2d) -> str:
     """Why this cannot serve `spec`; "" when it can."""
     if not 0 < spec.x[3] <= FEW or m not in FEW_TILES.get((spec.w[0], spec.stride[0]), ()):
         return f"it needs 1 to {FEW} input channels"
+    if not candidates("winograd_few_output", WORKING[spec.dtype]):
+        return "it needs 32 vector registers"
     return tiled(m, spec)
 
 
@@ -113,10 +116,11 @@ def expected(m: int, spec: Conv2d) -> Cost:
     tiles = tile_counts(spec, m)[2] // max(spec.x[0], 1)
     vectors = -(-k // lanes)
     ideal = cost.multiplications(reach * reach * tiles * c * k, spec.dtype)
-    # A product loads two numbers; the transforms are products with matrices half of zeros.
+    # The two loads of a product go beside others; the transforms are products with matrices half
+    # of zeros.
     loads = reach * reach * c * vectors
     inverse = vectors * reach * m * (reach + m)
     transforms = 0.5 * inverse + 0.3 * reach**3
-    cycles = tiles * (cost.instructions(2 * loads + transforms) + TILE_CYCLES)
+    cycles = tiles * (cost.instructions(1.5 * loads + transforms) + TILE_CYCLES)
     near, far = cost.traffic(spec, loads * lanes * ITEMSIZE[WORKING[spec.dtype]])
     return Cost(ideal, cycles, near, far)

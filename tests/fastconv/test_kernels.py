@@ -48,6 +48,12 @@ def test_winograd_kernels_stay_within_the_bound(kernel, schedule, monkeypatch):
     assert_within(plan(x), reference.conv2d(x, w, None, plan.spec), bound)
 
 
+needs_32_registers = pytest.mark.skipif(
+    not host.has("avx512f"), reason="with 16 registers few channels are nothing special"
+)
+
+
+@needs_32_registers
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("columns", [5, 16, 35])
@@ -68,6 +74,7 @@ def test_few_channels_stay_within_the_bound(columns, channels, dtype):
         assert_within(plan(x), reference.conv2d(x, w, b, plan.spec), bound)
 
 
+@needs_32_registers
 def test_few_channels_past_the_caches(monkeypatch):
     monkeypatch.setattr(host, "bypasses", lambda nbytes: True)
     x, w = integers((1, 21, 18, 3), seed=1), integers((3, 3, 3, 32), seed=2)
@@ -83,6 +90,8 @@ def test_every_kind_has_a_row_for_every_host_and_dtype():
     for kind in BUILDERS:
         dtypes = {k.dtype for k in KERNELS if k.kind == kind}
         assert dtypes in ({"float32", "float64"}, set(DTYPES), {"float16", "bfloat16"}), kind
+        if "few" in kind:  # an algorithm that other hosts do without
+            continue
         for dtype in dtypes:
             assert any(k.needs == "" for k in KERNELS if (k.kind, k.dtype) == (kind, dtype)), kind
             assert candidates(kind, dtype)
@@ -126,7 +135,5 @@ def test_a_lesser_cpu_gets_narrower_kernels(cpu, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "gemm_float32_6x1", "gemm_pool_float32_4x1",
-        "winograd_few_output_float32_4x1_taps3_split2_depth3",
-        "winograd_few_pool_float32_4x1_taps3_split2_depth3",
-        "panels_float32_6x1", "panels_float32_6x1",
+        "panels_float32_6x1", "panels_float32_6x1", "panels_float32_6x1", "panels_float32_6x1",
     ]  # fmt: skip
