@@ -12,6 +12,7 @@ Run from the root of the repository, on an otherwise idle machine::
     python -m benchmarks.scaling                          # a network against the picture's size
     python -m benchmarks.report FILE.json                 # text and plots of a result, again
     python -m benchmarks.startup                          # start-up alone
+    python -m benchmarks.correlate                        # correlate2d beside SciPy's alone
     python -m benchmarks.peak                             # FMA peak and copy bandwidth alone
     pytest benchmarks                                     # our kernels alone, by pytest-benchmark
 

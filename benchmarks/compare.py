@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import fastconv
-from benchmarks import check, peak, peers, report, startup, summary, table
+from benchmarks import check, correlate, peak, peers, report, startup, summary, table
 from benchmarks.layers import Layer, LayerClass
 from benchmarks.worker import Worker, WorkerError
 
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=fastconv.get_num_threads(),
                         help="of every engine: %(default)s")  # fmt: skip
     parser.add_argument("--layers-only", action="store_true",
-                        help="without start-up times and the machine's ceilings")  # fmt: skip
+                        help="without start-up, SciPy and the machine's ceilings")  # fmt: skip
     add_options(parser, rounds=11)
     options = parser.parse_args(arguments)
     try:
@@ -282,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result["peak"] = peak.measure(options.threads)
         progress("start-up")
         result["startup"] = startup.measure()
+        progress("correlate2d beside SciPy")
+        result["correlate2d"] = correlate.measure(options.threads)
         progress("")
     path = options.out or folder() / f"threads{options.threads}.json"
     report.publish(result, path)

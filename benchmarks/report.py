@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import check, plots, startup
+from benchmarks import check, correlate, plots, startup
 from benchmarks.peers import AVX2, OURS
 from benchmarks.summary import (
     FORMAT,
@@ -297,6 +297,8 @@ def markdown(result: Json) -> str:
         ]
     if "startup" in result:
         parts.append(startup.table(result["startup"]))
+    if "correlate2d" in result:
+        parts.append(correlate.table(result["correlate2d"]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import peak, startup
+from benchmarks import correlate, peak, startup
 from fastconv.memory import aligned_empty
 from tests.helpers import assert_equal
 
@@ -45,3 +45,19 @@ def test_start_up_is_measured_in_a_fresh_process(tmp_path):
     imported, first = startup.fresh_process(str(tmp_path))
     assert 0 < imported < first
     assert any(tmp_path.rglob("*")), "nothing was compiled into the given cache"
+
+
+def test_correlate2d_takes_turns_with_scipys(monkeypatch):
+    monkeypatch.setattr(correlate, "SIZES", ((9, 3, 3),))
+    rows = correlate.measure(1)
+    assert [(row["size"], row["kernel"], row["mode"], row["threads"]) for row in rows] == [
+        (9, 3, "full", 1), (9, 3, "same", 1), (9, 3, "valid", 1)
+    ]  # fmt: skip
+    assert all(0 < row[name] < 1 for row in rows for name in ("fastconv", "scipy"))
+
+
+def test_wrong_correlations_are_not_timed(monkeypatch):
+    monkeypatch.setattr(correlate, "SIZES", ((9, 3, 3),))
+    monkeypatch.setattr(correlate, "correlate2d", lambda x, w, mode: np.full_like(x, np.nan))
+    with pytest.raises(AssertionError):
+        correlate.measure(1)

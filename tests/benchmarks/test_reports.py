@@ -200,6 +200,13 @@ def test_report_without_layers_is_start_up_alone():
     ]
 
 
+def test_report_of_correlate2d():
+    case = {"size": 64, "kernel": 3, "mode": "same", "threads": 2}
+    rows = [{**case, "fastconv": 8e-6, "scipy": 6e-5}]
+    text = report.markdown({**RESULT, "correlate2d": rows})
+    assert text.splitlines()[-1] == "| 64^2, 3x3, same | 8.0 | 60.0 | 7.50 |"
+
+
 def run_of(threads, *medians):
     """A sweep's run of two sizes; the medians are ours and torch's of each."""
     sizes = []
