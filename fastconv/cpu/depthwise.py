@@ -6,7 +6,7 @@ fewer; rows and columns of taps outside of the image are left out, nothing is pa
 filters a channel, the input is first copied with each channel repeated.
 
 What did not help: gathering whole windows, two loads for each product (2.2 -> 1.2 ms for 128
-channels on 128 x 128).
+channels on 128 x 128); tiles of eight pixels for strides of 2 and 5x5 kernels (25 -> 28 us).
 """
 
 import math

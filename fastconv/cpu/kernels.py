@@ -166,9 +166,9 @@ def _image_rows(dtype: str) -> list[Kernel]:
         for vectors, needs, split in ((16, "avx512f", 1), (8, "", 2))
     ]
     rows += [
-        Kernel(kind, dtype, 4, 1, needs, split, taps, stride, rows=lines)
+        Kernel(kind, dtype, mr if needs else 4, 1, needs, split, taps, stride, rows=lines)
         for kind in ("depthwise", "depthwise_sums")
-        for taps, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (0, 1))
+        for taps, stride, mr in ((3, 1, 8), (3, 2, 4), (5, 1, 4), (5, 2, 4), (0, 1, 4))
         for lines in ((2, 1) if taps else (1,))
         for needs, split in (("avx512f", 1), ("", 2))
     ]
