@@ -54,10 +54,10 @@ def conv2d(
         fewer products, and spreads a NaN over those of each tile that reads it. For 3x3 kernels of
         stride 1 F(4x4) does 4 times fewer, F(2x2) 2.25 and F(6x6) 5 times; their errors are about
         twice that of direct summation, less than that, and about eight times as large. There are
-        F(4x4) and F(2x2) for 3x3 kernels of stride 2 and for 5x5 ones, F(3x3) for those of stride
-        2, and F(2x2) for 7x7; for 5x5 and 7x7 the larger errs four to eight times as much as
-        direct summation. `fastconv.bounds` bounds all their errors. "auto" takes what is expected
-        to be fastest, but never "winograd_f6".
+        F(4x4) and F(2x2) for 3x3 kernels of stride 2 and for 5x5 ones, F(3x3) for 3x3 ones of
+        stride 2, F(2x2) for 7x7 and F(4x4) for 7x7 of stride 2; for 5x5 and 7x7 the larger errs
+        four to eight times as much as direct summation. `fastconv.bounds` bounds all their errors.
+        "auto" takes what is expected to be fastest, but never "winograd_f6".
     device : "cpu", "cuda" or "cuda:1"
         Where it is computed. Arrays on that GPU (of any library with ``__cuda_array_interface__``
         or DLPack) give one there, on the caller's stream, and nothing waits for it; NumPy arrays

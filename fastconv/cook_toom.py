@@ -44,13 +44,14 @@ POINTS = {
     (2, 3): _points("1"),
     (4, 3): _points("2/3", "3/2"),
     (6, 3): _points("1", "2", "1/2"),
+    (4, 4): _points("1", "2", more="1/2"),
     (2, 5): _points("2/3", "3/2"),
     (4, 5): _points("1", "2", "1/2"),
     (2, 7): _points("1", "2", "1/2"),
 }
 
 # (taps, stride) -> sizes m of a tile of outputs that are offered, the one for general use first.
-TILES = {(3, 1): (4, 2, 6), (5, 1): (2, 4), (7, 1): (2,), (3, 2): (4, 3, 2)}
+TILES = {(3, 1): (4, 2, 6), (5, 1): (2, 4), (7, 1): (2,), (3, 2): (4, 3, 2), (7, 2): (4,)}
 
 
 def algorithm(m: int, r: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:

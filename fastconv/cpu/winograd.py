@@ -51,7 +51,7 @@ TILE_CYCLES = 120  # what a tile costs beside its arithmetic: to find it, and tw
 BLOCK_CYCLES = 30  # what a register tile of a product costs beside its arithmetic
 # (taps, stride) -> sizes of tiles for "auto": larger ones would save another fifth of the products
 # and lose a decimal of 3x3 layers, of which networks have most.
-AUTOMATIC = {(3, 1): (4, 2), (3, 2): (4, 3, 2), (5, 1): (4, 2), (7, 1): (2,)}
+AUTOMATIC = {(3, 1): (4, 2), (3, 2): (4, 3, 2), (5, 1): (4, 2), (7, 1): (2,), (7, 2): (4,)}
 STAGGER = 64  # bytes between products, so that their addresses do not share cache sets
 
 FUSED, FORWARD, PRODUCT = Job(fused), Job(phase_forward), Job(phase_products)
@@ -241,11 +241,13 @@ def expected(m: int, spec: Conv2d) -> Cost | None:
     # Both transforms are products with matrices that are half zeros and signs.
     forward = -(-c // lanes) * reach**3
     inverse = -(-k // lanes) * reach * m * (reach + m)
+    # A column and its transform at once.
+    spills = 2 if 2 * reach > host.vector_registers() else 1
     ideal = cost.multiplications(products * tiles * c * k, spec.dtype)
     cycles = (
         cost.multiplications(products * rows * depth * panels * tile.nr, spec.dtype) / cost.PRODUCTS
         + products * rows // tile.mr * panels * BLOCK_CYCLES
-        + tiles * (cost.instructions(1.2 * forward + 0.9 * inverse) + TILE_CYCLES)
+        + tiles * (spills * cost.instructions(1.2 * forward + 0.9 * inverse) + TILE_CYCLES)
     )
     weights = products * panels * tile.nr * depth * work
     blocks = -(-tiles // block)

@@ -10,6 +10,7 @@ import pytest
 from fastconv import bounds, plan_conv2d, reference
 from fastconv.cpu import direct, host, winograd
 from fastconv.cpu.kernels import BUILDERS, KERNELS, candidates
+from fastconv.cpu.micro.winograd import FEW_TILES
 from fastconv.dtypes import DTYPES
 from fastconv.memory import aligned_empty
 from tests.helpers import assert_within, integers
@@ -57,18 +58,19 @@ needs_32_registers = pytest.mark.skipif(
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("columns", [5, 16, 35])
-def test_few_channels_stay_within_the_bound(columns, channels, dtype):
+@pytest.mark.parametrize("taps, stride", FEW_TILES)
+def test_few_channels_stay_within_the_bound(taps, stride, columns, channels, dtype):
     x = integers((2, 22, 19, channels), seed=1, dtype=dtype)
-    w = integers((3, 3, channels, columns), seed=2, dtype=dtype)
+    w = integers((taps, taps, channels, columns), seed=2, dtype=dtype)
     b = integers((columns,), seed=3, dtype=dtype)
     for options in (
         {"padding": "same"}, {"padding": ((2, 0), (1, 3)), "activation": "relu6"},
-        {"padding": "same", "pool": True, "activation": "relu"}, {"dilation": (2, 3)},
-        {"activation": "gelu"},
+        {"padding": "same", "pool": True, "activation": "relu"}, {"activation": "gelu"},
+        {"dilation": (2, 3) if stride == 1 else 1},
     ):  # fmt: skip
-        plan = plan_conv2d(x.shape, w, b, algorithm="winograd_f4", **options)
+        plan = plan_conv2d(x.shape, w, b, stride=stride, algorithm="winograd_f4", **options)
         kind = "few_pool" if "pool" in options else "few_output"
-        assert plan.kernel.startswith(f"winograd_{kind}_{dtype}_4x1_taps3")
+        assert plan.kernel.startswith(f"winograd_{kind}_{dtype}_4x1_taps{taps}")
         assert plan.kernel.endswith(f"depth{channels}")
         bound = bounds.conv2d(x, w, b, plan.spec, "winograd_f4")
         assert_within(plan(x), reference.conv2d(x, w, b, plan.spec), bound)

@@ -23,7 +23,7 @@ from fastconv.cpu.simd import Emitter
 
 Row = list[Fraction]
 FEW = 4  # input channels whose products stay in registers
-FEW_TILES = {(3, 1): (4,)}  # (taps, stride) -> sizes m of their tiles
+FEW_TILES = {(3, 1): (4,), (7, 2): (4,)}  # (taps, stride) -> sizes m of their tiles
 
 
 # ------------------------------------------------------------------- products with small matrices
@@ -161,33 +161,40 @@ def _output_tile(e: Emitter, at: list[Row], source: Any, product: Any) -> list[l
 def _few_tile(e: Emitter, at: list[Row], u: Any, v: Any, channels: int) -> list[list[Any]]:
     """AT (U * V) A of one tile with few input channels, whose products stay in registers.
 
-    U[x][channel][y] are vectors from `u` on, V[y][x][FEW channels] numbers from `v` on. A column of
-    products is transformed, and added to the outputs, before the next is made: their a * m numbers
-    together would not fit. A loop over the channels costs 20 % more.
+    U[x][channel][y] are vectors from `u` on, V[y][x][FEW channels] numbers from `v` on. Products
+    are transformed, and added to the outputs, as soon as they are made: all would not fit. A loop
+    over the channels costs 20 % more.
     """
     m, reach = len(at), len(at[0])
-    total: list[list[Any]] = [[None] * m for _ in range(m)]
+    groups = _groups(at)
+
+    def product(x: int, y: int) -> Any:
+        total = None
+        for c in range(channels):
+            weights = e.load(e.add(u, ((x * channels + c) * reach + y) * e.bytes))
+            number = e.load_splat(e.add(v, ((y * reach + x) * FEW + c) * e.itemsize))
+            total = e.fma(weights, number, total) if c else e.ir.fmul(weights, number)
+        return total
+
+    def add(values: list[Any], columns: list[Row], to: list[Any]) -> None:
+        """Add what a group of columns is multiplied with to the sums of the rows."""
+        for factors, value in zip(columns, _grouped(e, values), strict=True):
+            for i, factor in enumerate(factors):
+                if factor:
+                    to[i] = _combine(e, [(factor, value)], to[i])
 
     def transformed(x: int) -> list[Any]:
-        sums: list[Any] = [None] * reach
-        for c in range(channels):
-            for y in range(reach):
-                weights = e.load(e.add(u, ((x * channels + c) * reach + y) * e.bytes))
-                number = e.load_splat(e.add(v, ((y * reach + x) * FEW + c) * e.itemsize))
-                if c == 0:
-                    sums[y] = e.ir.fmul(weights, number)
-                else:
-                    sums[y] = e.fma(weights, number, sums[y])
-        return _multiply_columns(e, at, sums)
+        column: list[Any] = [None] * m
+        for indices, columns in groups:
+            add([product(x, y) for y in indices], columns, column)
+        return column
 
-    for indices, columns in _groups(at):
+    tile: list[list[Any]] = [[None] * m for _ in range(m)]
+    for indices, columns in groups:
         made = [transformed(x) for x in indices]
-        for y, row in enumerate(total):
-            for factors, value in zip(columns, _grouped(e, [p[y] for p in made]), strict=True):
-                for x, factor in enumerate(factors):
-                    if factor:
-                        row[x] = _combine(e, [(factor, value)], row[x])
-    return total
+        for y, row in enumerate(tile):
+            add([p[y] for p in made], columns, row)
+    return tile
 
 
 def inverse(
