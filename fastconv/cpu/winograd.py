@@ -241,7 +241,7 @@ def expected(m: int, spec: Conv2d) -> Cost | None:
     # Both transforms are products with matrices that are half zeros and signs.
     forward = -(-c // lanes) * reach**3
     inverse = -(-k // lanes) * reach * m * (reach + m)
-    # A column and its transform at once.
+    # A column of a tile and its transform are in registers at once.
     spills = 2 if 2 * reach > host.vector_registers() else 1
     ideal = cost.multiplications(products * tiles * c * k, spec.dtype)
     cycles = (

@@ -8,7 +8,7 @@ tile waits in memory, and `winograd` is 1.1 to 1.7 times as fast from 3 channels
 
 What did not help: weights loaded once for four tiles, whose half transformed products then go
 through the first cache (2.4 -> 2.8 ms for 64 channels); panels outermost, which keeps weights in
-the first cache but writes a vector of a pixel at a time (1.2 -> 2.2 ms); smaller tiles of 7x7
+the first cache but writes a vector of a pixel at a time (2.4 -> 2.7 ms); smaller tiles of 7x7
 kernels of stride 2 (F(3x3): as slow as direct summation).
 """
 
@@ -29,7 +29,7 @@ from fastconv.memory import aligned_empty
 from fastconv.spec import Conv2d
 from fastconv.weights import Weights
 
-BLOCK = 16
+BLOCK = 16  # tiles of a task: V of them stays in the first cache
 TILE_CYCLES = 100  # what a tile costs beside its arithmetic
 
 JOB = Job(few)

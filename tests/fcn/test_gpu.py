@@ -114,11 +114,11 @@ def test_labels_are_made_on_the_gpu(gpu, monkeypatch):
         gpu.copies.clear()
         labels = session.segment(picture)
     assert sizes == [9 * 11] * 3  # bytes
-    np.testing.assert_array_equal(labels, Session(model).segment(picture))
+    np.testing.assert_array_equal(labels, Session(model, algorithm="direct").segment(picture))
     assert gpu.copies == RUN
     wanted = session.segment(picture, planes="margin")[1]["margin"]
     np.testing.assert_allclose(
-        wanted, Session(model).segment(picture, planes="margin")[1]["margin"]
+        wanted, Session(model, algorithm="direct").segment(picture, planes="margin")[1]["margin"]
     )
 
 
@@ -126,7 +126,7 @@ def test_one_channel_has_labels_too(gpu):
     model = integer_model(classifier(1))
     picture = np.abs(integers((9, 11, 3), 1)) / 4
     found = Session(model, device="cuda").segment(picture)
-    np.testing.assert_array_equal(found, Session(model).segment(picture))
+    np.testing.assert_array_equal(found, Session(model, algorithm="direct").segment(picture))
 
 
 def test_kernels_are_launched_one_by_one_and_then_at_once(gpu):
@@ -155,7 +155,10 @@ def test_profiles_are_of_steps(gpu):
 def test_arrays_on_the_gpu_stay_there(gpu):
     model, x = integer_model(classifier()), integers((2, 6, 7, 3), 1)
     session, there = Session(model, device="cuda"), gpu.constant(x)
-    expected, weights = Session(model).run(x), 15  # of each of three layers five arrays
+    expected, weights = (
+        Session(model, algorithm="direct").run(x),
+        15,
+    )  # of each of three layers five arrays
     for _ in range(3):
         gpu.copies.clear()
         y = session.run(there)
