@@ -40,7 +40,7 @@ def measure(threads: int) -> list[dict[str, Any]]:
             w = rng.standard_normal((side, side), dtype=np.float32)
             for mode in MODES:
                 both = [partial(f, x, w, mode) for f in (correlate2d, signal.correlate2d)]
-                # Sums of side^2 products of standard normal numbers, in units of 6e-8.
+                # Each is a float32 sum of side^2 products of numbers around one.
                 np.testing.assert_allclose(both[0](), both[1](), rtol=1e-4, atol=1e-6 * side**2)
                 ours, scipy = _medians(both, calls)
                 case = {"size": size, "kernel": side, "mode": mode, "threads": threads}

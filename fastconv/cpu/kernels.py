@@ -184,7 +184,7 @@ def _transforms(kind: str, dtype: str) -> list[Kernel]:
     are for inputs of few channels.
     """
     few = "few" in kind
-    wide, half, quarter = ("avx512f", 1), ("", 2), ("", 4)
+    wide, half, quarter = ("avx512f", 1), ("", 2), ("avx512f", 4)
     splits = {"input": (wide, half, quarter), "stream": (("", 1),)}.get(
         kind, (wide,) if few else (wide, half)
     )

@@ -155,10 +155,8 @@ def test_profiles_are_of_steps(gpu):
 def test_arrays_on_the_gpu_stay_there(gpu):
     model, x = integer_model(classifier()), integers((2, 6, 7, 3), 1)
     session, there = Session(model, device="cuda"), gpu.constant(x)
-    expected, weights = (
-        Session(model, algorithm="direct").run(x),
-        15,
-    )  # of each of three layers five arrays
+    expected = Session(model, algorithm="direct").run(x)
+    weights = 15  # of each of three layers five arrays
     for _ in range(3):
         gpu.copies.clear()
         y = session.run(there)
